@@ -1,0 +1,4 @@
+//! The store of production: etcd.
+
+pub struct Etcd;
+pub struct EtcdConfig;

@@ -1,0 +1,3 @@
+//! A model of the store in memory.
+
+pub struct Model;

@@ -1,0 +1,106 @@
+//! The pod network: local pods, nodes, and which node a pod address lives on.
+
+use crate::address::{Address, mix_address};
+
+/// Map `endpoint`: HASH, not preallocated, pod [`Address`] -> [`Endpoint`]. Written by the agent's CNI server.
+pub const ENDPOINTS: u32 = 1 << 14;
+/// Map `node`: ARRAY, node id -> [`Node`]. Id 0 is never given out.
+pub const NODES: u32 = 1 << 14;
+/// Map `route`: HASH, not preallocated, [`RouteKey`] -> [`Route`].
+pub const ROUTES: u32 = 1 << 14;
+/// Map `netns`: HASH, not preallocated, network namespace cookie -> [`Netns`]. Written by the agent's CNI server.
+pub const NETNSES: u32 = 1 << 14;
+
+/// A pod of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// [`address_tag`] of the key.
+    pub tag: u32,
+    /// The host's end of the veth pair.
+    pub ifindex: u32,
+    /// MAC of the pod's end.
+    pub mac: [u8; 6],
+    /// MAC of the host's end.
+    pub host_mac: [u8; 6],
+    /// Reserved for policy; 0.
+    pub identity: u32,
+    /// Reserved for policy; 0.
+    pub policy_revision: u32,
+    /// Reserved; 0.
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Endpoint>() == 32 && align_of::<Endpoint>() == 4);
+
+/// Another node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Tunnel end, IPv4, network order; zero when there is none.
+    pub tunnel_v4: [u8; 4],
+    /// Reserved for IPv6 tunnels; zero.
+    pub tunnel_v6: Address,
+    /// MAC of the node's overlay device.
+    pub mac: [u8; 6],
+    /// Path MTU of the tunnel's inner packets, bytes.
+    pub mtu: u16,
+    /// Encryption key index, 0 for none.
+    pub key: u32,
+    /// Reserved for policy: identity of the node.
+    pub identity: u32,
+    /// Reserved; 0.
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
+
+/// A pod CIDR: its address masked to the cluster-wide prefix length ([`crate::config::Config::route_mask_v4`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteKey {
+    pub prefix: Address,
+    /// Tenant or zone of overlapping addresses; 0 is the only one in use.
+    pub zone: u32,
+}
+const _: () = assert!(size_of::<RouteKey>() == 20 && align_of::<RouteKey>() == 4);
+
+/// Where a pod CIDR lives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// [`address_tag`] of the key's prefix.
+    pub tag: u32,
+    /// Node id.
+    pub node: u32,
+    /// Reserved for policy; 0.
+    pub identity: u32,
+    /// Reserved for policy; 0.
+    pub policy_revision: u32,
+}
+const _: () = assert!(size_of::<Route>() == 16 && align_of::<Route>() == 4);
+
+/// Who a socket belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Netns {
+    /// The pod's IPv6 address, or zero.
+    pub v6: Address,
+    /// The pod's IPv4 address, or zero.
+    pub v4: [u8; 4],
+    /// [`netns_flags`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Netns>() == 24 && align_of::<Netns>() == 4);
+
+/// Bits of [`Netns::flags`].
+pub mod netns_flags {
+    /// The node's own network namespace.
+    pub const HOST: u32 = 1 << 0;
+    /// Services are translated on the packet path only, never at the socket.
+    pub const OPT_OUT: u32 = 1 << 1;
+}
+
+/// Tells the value of one address from that of another whose element the kernel reused under a reader.
+#[inline(always)]
+pub const fn address_tag(address: &Address) -> u32 {
+    mix_address(0, address)
+}
