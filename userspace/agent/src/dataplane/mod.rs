@@ -1,0 +1,148 @@
+//! The dataplane as the agent sees it: maps to fill and pods to attach.
+//!
+//! Two implementations: [`kernel`], the eBPF programs and their maps, and [`model`], a model in memory with the same
+//! limits. [`conformance`] is the suite both must pass.
+
+mod error;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diolkos_abi::address::Address;
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey};
+use diolkos_abi::service::{Backend, FrontendKey};
+
+pub use error::{Error, Operation, Result};
+
+/// The maps and attach points of one node.
+///
+/// Every method is idempotent: inserting replaces, removing what is not there is no error. A failed call has changed
+/// nothing, except where it says otherwise. Array elements are numbered from 0; id 0 of services, backends and nodes
+/// is never given out.
+pub trait Dataplane: Send {
+    /// The sizes of the maps, in entries.
+    fn capacities(&self) -> Capacities;
+
+    /// All that an agent before this one left in the service and node maps.
+    fn adopt(&mut self) -> Result<Adopted>;
+
+    /// Writes a backend. Sockets and packets see the old or the new one; change address or port only while no row
+    /// names the id.
+    fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()>;
+
+    /// Writes backend ids into the slots from `base` on. Only for slots that no row covers.
+    fn write_slots(&mut self, base: u32, backends: &[u32]) -> Result<()>;
+
+    /// Puts a service's row in place ([`diolkos_abi::service::row_word`]) by one release store, for all its frontends
+    /// at once. Slots and backends written before are seen by whoever sees the row.
+    fn set_row(&mut self, service: u32, row: u64) -> Result<()>;
+
+    /// Inserts or replaces frontends ([`diolkos_abi::service::frontend_word`]) in order. After an error the entries
+    /// before the failed one are in place: [`Partial::done`] of them.
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u64)]) -> std::result::Result<(), Partial>;
+
+    /// Removes frontends in order, with the same promise as [`Dataplane::insert_frontends`].
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> std::result::Result<(), Partial>;
+
+    /// Writes another node. Id 0 is refused.
+    fn upsert_node(&mut self, id: u32, node: &Node) -> Result<()>;
+    /// Clears a node's element.
+    fn remove_node(&mut self, id: u32) -> Result<()>;
+
+    /// Inserts or replaces the node of a pod CIDR; [`Route::tag`] is filled in here.
+    fn upsert_route(&mut self, key: RouteKey, route: Route) -> Result<()>;
+    /// Removes a pod CIDR.
+    fn remove_route(&mut self, key: &RouteKey) -> Result<()>;
+
+    /// Inserts or replaces a pod of this node; [`Endpoint::tag`] is filled in here.
+    fn upsert_endpoint(&mut self, address: Address, endpoint: Endpoint) -> Result<()>;
+    /// Removes a pod of this node; false when it was not there.
+    fn remove_endpoint(&mut self, address: &Address) -> Result<bool>;
+    /// All pods of this node.
+    fn endpoints(&self) -> Result<Vec<(Address, Endpoint)>>;
+
+    /// Says whose the sockets of a network namespace are, by its cookie.
+    fn set_netns(&mut self, cookie: u64, netns: Netns) -> Result<()>;
+    /// Forgets a network namespace; false when it was not there.
+    fn remove_netns(&mut self, cookie: u64) -> Result<bool>;
+    /// All known network namespaces.
+    fn netnses(&self) -> Result<Vec<(u64, Netns)>>;
+
+    /// Attaches `from_container` (ingress) and `to_container` (egress) to the host's end of a pod's veth. Attaching
+    /// again replaces the programs without a gap; another device of the same name gets fresh links.
+    fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()>;
+    /// Removes both links of a pod's veth. The device may be gone already.
+    fn detach_pod(&mut self, host_ifname: &str) -> Result<()>;
+    /// The names of all devices with links of [`Dataplane::attach_pod`], sorted.
+    fn attached_pods(&self) -> Result<Vec<String>>;
+
+    /// All counters, by [`diolkos_abi::counter`]'s index, summed over the cores.
+    fn counters(&self) -> Result<Vec<u64>>;
+}
+
+/// The sizes of the maps, in entries ([`Capacities::slots`] in slots).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    pub frontends: u32,
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub nodes: u32,
+    pub routes: u32,
+    pub endpoints: u32,
+    pub netnses: u32,
+}
+
+impl Capacities {
+    /// Those of the programs.
+    pub const ABI: Self = Self {
+        frontends: diolkos_abi::service::FRONTENDS,
+        services: diolkos_abi::service::SERVICES,
+        slots: diolkos_abi::service::SLOTS,
+        backends: diolkos_abi::service::BACKENDS,
+        nodes: diolkos_abi::pod::NODES,
+        routes: diolkos_abi::pod::ROUTES,
+        endpoints: diolkos_abi::pod::ENDPOINTS,
+        netnses: diolkos_abi::pod::NETNSES,
+    };
+}
+
+/// The content of the service and node maps. Elements of arrays that are all zero are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Key and [`diolkos_abi::service::frontend_word`].
+    pub frontends: Vec<(FrontendKey, u64)>,
+    /// Service id and [`diolkos_abi::service::row_word`].
+    pub rows: Vec<(u32, u64)>,
+    /// The slots from 0 to the last one in use.
+    pub slots: Vec<u32>,
+    /// Backend id and backend.
+    pub backends: Vec<(u32, Backend)>,
+    /// Node id and node.
+    pub nodes: Vec<(u32, Node)>,
+    pub routes: Vec<(RouteKey, Route)>,
+}
+
+/// A list of changes that stopped in the middle.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} ({done} changes before it are in place)")]
+pub struct Partial {
+    pub done: usize,
+    pub error: Error,
+}
+
+/// The dataplane of this node, shared by the service driver and the CNI server. Calls are short (at most the bulk of
+/// one plan), so a plain mutex serves.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<Box<dyn Dataplane>>>);
+
+impl Shared {
+    pub fn new(dataplane: impl Dataplane + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Box::new(dataplane))))
+    }
+
+    /// Locks the dataplane; never hold the guard over an `await`.
+    pub fn lock(&self) -> MutexGuard<'_, Box<dyn Dataplane>> {
+        // A panic under the lock leaves maps as consistent as a crash does: the next plan repairs what differs.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
