@@ -1,1 +1,70 @@
-fn main() {}
+//! The one binary: every component of a cluster is a subcommand.
+
+mod control_plane;
+mod node;
+mod pki;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// An eBPF service proxy and pod network, with the control plane that feeds it.
+#[derive(Parser)]
+#[command(name = "diolkos", version, max_term_width = 110)]
+struct Cli {
+    /// What to log: a level, or levels by module (`info,diolkos_agent=debug`). RUST_LOG works too.
+    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// One JSON object a log line instead of text.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The API over etcd: gRPC and REST on one TLS port. The only component that talks to etcd.
+    Apiserver(Box<control_plane::ApiserverArgs>),
+    /// Gives pods to nodes: filter, score, bind.
+    Scheduler(control_plane::SchedulerArgs),
+    /// Deployments, ReplicaSets, EndpointSlices, nodes and their pod CIDRs, garbage.
+    ControllerManager(control_plane::ControllerManagerArgs),
+    /// Runs the pods of one node through CRI and reports their status.
+    Kubelet(node::KubeletArgs),
+    /// Fills the node's kernel maps from the API, and serves the CNI plugin.
+    Agent(node::AgentArgs),
+    /// The cluster's own certificate authority, and kubeconfigs.
+    Pki(pki::PkiArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    start_logging(&cli.log, cli.log_json)?;
+    // One provider for all TLS of the process; a second installation would be a second provider.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Apiserver(args) => control_plane::apiserver(*args).await,
+            Command::Scheduler(args) => control_plane::scheduler(args).await,
+            Command::ControllerManager(args) => control_plane::controller_manager(args).await,
+            Command::Kubelet(args) => node::kubelet(args).await,
+            Command::Agent(args) => node::agent(args).await,
+            Command::Pki(args) => pki::run(args),
+        }
+    })
+}
+
+fn start_logging(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| anyhow::anyhow!("--log {filter:?} is not a filter: {error}; try `info`"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.with_target(true).init();
+    }
+    Ok(())
+}

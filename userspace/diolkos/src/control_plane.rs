@@ -1,0 +1,93 @@
+//! `diolkos apiserver | scheduler | controller-manager`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use diolkos_store::EtcdConfig;
+use ipnetwork::IpNetwork;
+
+#[derive(Args)]
+pub(crate) struct ApiserverArgs {
+    /// Where gRPC and REST are served, over TLS.
+    #[arg(long, default_value = "0.0.0.0:6443", value_name = "IP:PORT")]
+    listen: SocketAddr,
+    /// The address the other components reach this apiserver at.
+    #[arg(long, value_name = "IP")]
+    advertise_address: IpAddr,
+    /// Certificates and keys; what is missing is made at the first start.
+    #[arg(long, default_value = "/var/lib/diolkos/pki", value_name = "DIR")]
+    cert_dir: PathBuf,
+    /// ClusterIPs come from here.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    service_cidr: IpNetwork,
+    /// URLs of the etcd members.
+    #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
+    etcd_servers: Vec<String>,
+    /// CA of etcd's certificate; required for https.
+    #[arg(long, value_name = "FILE")]
+    etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+}
+
+pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
+    let etcd = EtcdConfig {
+        endpoints: args.etcd_servers,
+        ca: read(args.etcd_cafile)?,
+        cert: read(args.etcd_certfile)?,
+        key: read(args.etcd_keyfile)?,
+        ..EtcdConfig::default()
+    };
+    diolkos_apiserver::run(diolkos_apiserver::Options {
+        listen: args.listen,
+        advertise_address: args.advertise_address,
+        cert_dir: args.cert_dir,
+        service_cidr: args.service_cidr,
+        etcd,
+    })
+    .await
+}
+
+#[derive(Args)]
+pub(crate) struct SchedulerArgs {
+    /// How to reach the apiserver, and as whom.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+}
+
+pub(crate) async fn scheduler(args: SchedulerArgs) -> anyhow::Result<()> {
+    diolkos_scheduler::run(diolkos_scheduler::Options { kubeconfig: args.kubeconfig }).await
+}
+
+#[derive(Args)]
+pub(crate) struct ControllerManagerArgs {
+    /// How to reach the apiserver, and as whom.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Pod CIDRs of nodes come from here.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    cluster_cidr: IpNetwork,
+    /// Prefix length of one node's pod CIDR.
+    #[arg(long, default_value_t = 24, value_name = "BITS")]
+    node_cidr_mask_size: u8,
+}
+
+pub(crate) async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<()> {
+    diolkos_controllers::run(diolkos_controllers::Options {
+        kubeconfig: args.kubeconfig,
+        cluster_cidr: args.cluster_cidr,
+        node_mask: args.node_cidr_mask_size,
+    })
+    .await
+}
+
+fn read(path: Option<PathBuf>) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    std::fs::read(&path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+}

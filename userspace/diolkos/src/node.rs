@@ -1,0 +1,115 @@
+//! `diolkos kubelet | agent`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use ipnetwork::IpNetwork;
+
+#[derive(Args)]
+pub(crate) struct KubeletArgs {
+    /// How to reach the apiserver, and as whom.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Name of the Node object.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The node's InternalIP.
+    #[arg(long, value_name = "IP")]
+    node_ip: IpAddr,
+    /// CRI socket.
+    #[arg(long, default_value = "unix:///run/containerd/containerd.sock", value_name = "URL")]
+    container_runtime_endpoint: String,
+    /// Volumes and other state of pods.
+    #[arg(long, default_value = "/var/lib/diolkos/kubelet", value_name = "DIR")]
+    root_dir: PathBuf,
+    /// Container logs.
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    log_dir: PathBuf,
+    /// Parent of the pods' cgroups, as a path below the cgroup mounts.
+    #[arg(long, default_value = "/kubepods", value_name = "PATH")]
+    cgroup_root: String,
+    /// Capacity of the node instead of what the machine has, such as `cpu=2,memory=4Gi,pods=110`.
+    #[arg(long, value_delimiter = ',', value_parser = resource, value_name = "NAME=QUANTITY,..")]
+    capacity: Vec<(String, String)>,
+}
+
+pub(crate) async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
+    diolkos_kubelet::run(diolkos_kubelet::Options {
+        kubeconfig: args.kubeconfig,
+        node_name: args.node_name,
+        node_ip: args.node_ip,
+        runtime_endpoint: args.container_runtime_endpoint,
+        root_dir: args.root_dir,
+        log_dir: args.log_dir,
+        cgroup_root: args.cgroup_root,
+        capacity: args.capacity.into_iter().collect::<BTreeMap<_, _>>(),
+    })
+    .await
+}
+
+fn resource(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(name, quantity)| !name.is_empty() && !quantity.is_empty())
+        .map(|(name, quantity)| (name.to_owned(), quantity.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not NAME=QUANTITY"))
+}
+
+#[derive(Args)]
+pub(crate) struct AgentArgs {
+    /// How to reach the apiserver, and as whom.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Name of this node's Node object.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// A mounted bpf file system; maps and links are pinned below its `diolkos/`.
+    #[arg(long, default_value = "/sys/fs/bpf", value_name = "DIR")]
+    bpffs: PathBuf,
+    /// The cgroup2 directory whose sockets are translated. Default: the root of the mounted cgroup2 hierarchy.
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Where the CNI plugin finds the agent.
+    #[arg(long, default_value = "/run/diolkos/cni.sock", value_name = "FILE")]
+    cni_socket: PathBuf,
+    /// Attachments and other state that outlives the agent.
+    #[arg(long, default_value = "/var/lib/diolkos/agent", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// Install the CNI plugin here.
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    cni_bin_dir: Option<PathBuf>,
+    /// Write the CNI configuration here, last, once pods can be attached.
+    #[arg(long, value_name = "DIR", requires = "cni_bin_dir")]
+    cni_conf_dir: Option<PathBuf>,
+    /// The plugin to install. Default: `diolkos-cni` beside this binary.
+    #[arg(long, value_name = "FILE")]
+    cni_binary: Option<PathBuf>,
+    /// VXLAN network identifier of the pod network.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    vni: u32,
+    /// UDP port of the overlay.
+    #[arg(long, default_value_t = 4789)]
+    overlay_port: u16,
+    /// ClusterIPs come from here.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    service_cidr: IpNetwork,
+}
+
+pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    diolkos_agent::run(diolkos_agent::Options {
+        kubeconfig: args.kubeconfig,
+        node_name: args.node_name,
+        bpffs: args.bpffs,
+        cgroup_root: args.cgroup_root,
+        cni_socket: args.cni_socket,
+        state_dir: args.state_dir,
+        cni_bin_dir: args.cni_bin_dir,
+        cni_conf_dir: args.cni_conf_dir,
+        cni_binary: args.cni_binary,
+        vni: args.vni,
+        overlay_port: args.overlay_port,
+        service_cidr: args.service_cidr,
+    })
+    .await
+}
