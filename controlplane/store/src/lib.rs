@@ -4,6 +4,7 @@
 //! object's JSON without `metadata.resourceVersion`, which is the key's modification revision.
 
 mod etcd;
+mod limits;
 mod model;
 
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 pub use etcd::{Etcd, EtcdConfig};
+pub use limits::{MAX_COMMIT_BYTES, MAX_COMMIT_OPERATIONS};
 pub use model::Model;
 
 /// A point in the store's history. The first write makes revision 1 or later; 0 is "before everything".
@@ -30,8 +32,24 @@ pub enum Expect {
 /// One change of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    Put { key: String, value: Bytes },
-    Delete { key: String },
+    Put {
+        key: String,
+        value: Bytes,
+    },
+    /// Deleting what is not there changes nothing.
+    Delete {
+        key: String,
+    },
+}
+
+impl Write {
+    /// The key that is written.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
 }
 
 /// A key with its value.
@@ -46,7 +64,8 @@ pub struct Entry {
 /// The outcome of [`Store::commit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commit {
-    /// All writes happened, at this revision.
+    /// All writes happened, at this revision; one that changed nothing (no writes, or deletes of what was not there)
+    /// has the store's present revision.
     Done(Revision),
     /// No write happened: this expectation (the first of the list that failed) does not hold. `current` is what the
     /// key holds instead, `None` when it is absent.
@@ -84,6 +103,26 @@ pub enum Change {
     Delete { key: String, revision: Revision },
 }
 
+impl Change {
+    /// The key that changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the commit that changed it.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 /// The changes of one or more whole commits, in order: no commit is ever split between two batches.
 pub type Changes = Pin<Box<dyn Stream<Item = Result<Vec<Change>, StoreError>> + Send>>;
 
@@ -91,10 +130,10 @@ pub type Changes = Pin<Box<dyn Stream<Item = Result<Vec<Change>, StoreError>> + 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The history before `oldest` (0 when not known) is gone: list again and watch from there.
-    #[error("the store has compacted revision {asked}; the oldest it holds is {oldest}")]
+    #[error("the store has compacted revision {asked}{}", match oldest { 0 => String::new(), n => format!("; the oldest it holds is {n}") })]
     Compacted { asked: Revision, oldest: Revision },
-    /// The store has not reached this revision.
-    #[error("revision {asked} is in the future; the store is at {current}")]
+    /// The store has not reached this revision; it is at `current` (0 when not known).
+    #[error("revision {asked} is in the future{}", match current { 0 => String::new(), n => format!("; the store is at {n}") })]
     Future { asked: Revision, current: Revision },
     /// The store cannot be reached, or lost its leader: whether a write happened is not known. Worth another try.
     #[error("the store at {endpoints} does not answer: {cause}")]
@@ -108,16 +147,18 @@ pub enum StoreError {
 /// conformance suite.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Checks all `expects` and makes all `writes`, or none. No key may be written twice.
+    /// Checks all `expects` and makes all `writes`, or none. No key may be written twice. Refused beyond
+    /// [`MAX_COMMIT_BYTES`] or [`MAX_COMMIT_OPERATIONS`].
     async fn commit(&self, expects: &[Expect], writes: &[Write]) -> Result<Commit, StoreError>;
 
     /// Reads a range of keys at one revision.
     async fn range(&self, range: Range) -> Result<Snapshot, StoreError>;
 
-    /// All changes of keys under `prefix` after revision `from`. Ends only with an error; a lost connection is an
-    /// error, and the caller watches again from the last revision it saw.
+    /// All changes of keys under `prefix` after revision `from`, which must still be readable: [`StoreError::Compacted`]
+    /// or [`StoreError::Future`] when it is not (0 is before all history). Ends only with an error; a lost connection
+    /// is an error, and the caller watches again from the last revision it saw.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Changes, StoreError>;
 
-    /// Forgets the history before `revision`.
+    /// Forgets the history before `revision`, which stays readable. Doing it again changes nothing.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }

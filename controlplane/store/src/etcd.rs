@@ -1,4 +1,0 @@
-//! The store of production: etcd.
-
-pub struct Etcd;
-pub struct EtcdConfig;
