@@ -27,21 +27,42 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
-/// A 32-bit mix of a word stream: the one hash of the project, for tags and for the choice of a row, the same on both
-/// sides. The finaliser is that of MurmurHash3 (public domain).
+/// One multiplier a word of [`hash`]: the fractional part of pi, 64 bits each, made odd.
+const MULTIPLIERS: [u64; 10] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7345,
+    0xa409_3822_299f_31d1,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6d,
+    0xc0ac_29b7_c97c_50dd,
+    0x3f84_d5b5_b547_0917,
+    0x9216_d5d9_8979_fb1b,
+    0xd131_0ba6_98df_b5ad,
+];
+
+/// The one hash of the project, for tags and for the choice of a row, the same on both sides: multilinear hashing
+/// (Lemire and Kaser, "Strongly universal string hashing is fast"). Its multiplications do not wait for each other,
+/// and those of constant words are done by the compiler. At most ten words.
 #[inline(always)]
-pub const fn mix(hash: u32, word: u32) -> u32 {
-    let mut h = (hash ^ word).wrapping_mul(0x85eb_ca6b);
-    h ^= h >> 13;
-    h = h.wrapping_mul(0xc2b2_ae35);
-    h ^ (h >> 16)
+pub const fn hash<const N: usize>(words: [u32; N]) -> u32 {
+    const { assert!(N <= MULTIPLIERS.len()) };
+    let mut sum = 0xb8e1_afed_6a26_7e97_u64;
+    let mut i = 0;
+    while i < N {
+        sum = sum.wrapping_add(MULTIPLIERS[i].wrapping_mul(words[i] as u64));
+        i += 1;
+    }
+    (sum >> 32) as u32
 }
 
-/// [`mix`] over the four words of an address.
+/// The four words of an address, as they stand in memory.
 #[inline(always)]
-pub const fn mix_address(hash: u32, a: &Address) -> u32 {
-    let hash = mix(hash, u32::from_ne_bytes([a[0], a[1], a[2], a[3]]));
-    let hash = mix(hash, u32::from_ne_bytes([a[4], a[5], a[6], a[7]]));
-    let hash = mix(hash, u32::from_ne_bytes([a[8], a[9], a[10], a[11]]));
-    mix(hash, u32::from_ne_bytes([a[12], a[13], a[14], a[15]]))
+pub const fn address_words(a: &Address) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+    ]
 }

@@ -3,7 +3,7 @@
 //! A translated flow has two: a forward entry under the tuple the client sends, and a reverse entry under the tuple
 //! the backend's replies carry.
 
-use crate::address::{Address, mix, mix_address};
+use crate::address::{Address, address_words, hash};
 
 /// Map `conntrack`: LRU HASH with one LRU list per core (`BPF_F_NO_COMMON_LRU`), [`Tuple`] -> [`Flow`]. Written and
 /// read by the tc programs, swept by the agent.
@@ -47,7 +47,9 @@ impl Tuple {
             self.destination_port[1],
         ]);
         let rest = self.protocol as u32 | (self.direction as u32) << 8 | (self.zone as u32) << 16;
-        mix(mix(mix_address(mix_address(0, &self.source), &self.destination), ports), rest)
+        let [a, b, c, d] = address_words(&self.source);
+        let [e, f, g, h] = address_words(&self.destination);
+        hash([a, b, c, d, e, f, g, h, ports, rest])
     }
 
     /// The tuple of a packet that answers this one.

@@ -23,14 +23,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Self; 6] = [
-        Self::FromContainer,
-        Self::ToContainer,
-        Self::FromOverlay,
-        Self::ToOverlay,
-        Self::Connect,
-        Self::GetPeerName,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::FromContainer, Self::ToContainer, Self::FromOverlay, Self::ToOverlay, Self::Connect, Self::GetPeerName];
 
     /// The name in metrics, and of the program.
     pub const fn name(self) -> &'static str {
@@ -41,6 +35,41 @@ impl Hook {
             Self::ToOverlay => "to_overlay",
             Self::Connect => "connect",
             Self::GetPeerName => "getpeername",
+        }
+    }
+}
+
+/// What became of a packet or a system call that was not refused.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// None of ours: it goes on as it came.
+    Untouched = 0,
+    /// To the host's own stack.
+    Stack = 1,
+    /// Handed to a pod of this node.
+    Pod = 2,
+    /// Handed to the overlay device, with its tunnel key.
+    Overlay = 3,
+    /// Seen on the overlay device with its tunnel key, ready to be encapsulated.
+    Encapsulated = 4,
+    /// An address was translated; it goes on where it was going.
+    Translated = 5,
+}
+
+impl Verdict {
+    pub const ALL: [Self; 6] =
+        [Self::Untouched, Self::Stack, Self::Pod, Self::Overlay, Self::Encapsulated, Self::Translated];
+
+    /// The name in metrics and in the monitor.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::Stack => "stack",
+            Self::Pod => "pod",
+            Self::Overlay => "overlay",
+            Self::Encapsulated => "encapsulated",
+            Self::Translated => "translated",
         }
     }
 }
@@ -114,10 +143,10 @@ impl DropReason {
     }
 }
 
-/// The index of a verdict's counter. `verdict` is below [`FIRST_DROP`].
+/// The index of a verdict's counter.
 #[inline(always)]
-pub const fn verdict_index(hook: Hook, verdict: u32) -> u32 {
-    hook as u32 * OUTCOMES + verdict
+pub const fn verdict_index(hook: Hook, verdict: Verdict) -> u32 {
+    hook as u32 * OUTCOMES + verdict as u32
 }
 
 /// The index of a drop's counter.
@@ -125,4 +154,5 @@ pub const fn verdict_index(hook: Hook, verdict: u32) -> u32 {
 pub const fn drop_index(hook: Hook, reason: DropReason) -> u32 {
     hook as u32 * OUTCOMES + FIRST_DROP + reason as u32
 }
+const _: () = assert!(Verdict::ALL.len() as u32 <= FIRST_DROP);
 const _: () = assert!(FIRST_DROP + (DropReason::ALL.len() as u32) <= OUTCOMES && (Hook::ALL.len() as u32) <= HOOKS);

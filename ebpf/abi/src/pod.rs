@@ -1,6 +1,6 @@
 //! The pod network: local pods, nodes, and which node a pod address lives on.
 
-use crate::address::{Address, mix_address};
+use crate::address::{Address, address_words, hash};
 
 /// Map `endpoint`: HASH, not preallocated, pod [`Address`] -> [`Endpoint`]. Written by the agent's CNI server.
 pub const ENDPOINTS: u32 = 1 << 14;
@@ -102,5 +102,5 @@ pub mod netns_flags {
 /// Tells the value of one address from that of another whose element the kernel reused under a reader.
 #[inline(always)]
 pub const fn address_tag(address: &Address) -> u32 {
-    mix_address(0, address)
+    hash(address_words(address))
 }

@@ -3,7 +3,7 @@
 //! A service is a row of slots. The row's extent `{base, count}` is one 64-bit word in an mmapped array, so all
 //! frontends of a service change together by one aligned 8-byte store, without a system call.
 
-use crate::address::{Address, mix, mix_address};
+use crate::address::{Address, address_words, hash};
 
 /// Map `frontend`: HASH, not preallocated, [`FrontendKey`] -> [`frontend_word`]. Written by the agent, read by every
 /// hook that sees a new connection.
@@ -51,8 +51,8 @@ impl FrontendKey {
     #[inline(always)]
     pub const fn tag(&self) -> u16 {
         let ports = u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, self.scope]);
-        let hash = mix(mix(mix_address(0, &self.address), ports), self.zone as u32);
-        (hash ^ (hash >> 16)) as u16
+        let [a, b, c, d] = address_words(&self.address);
+        (hash([a, b, c, d, ports, self.zone as u32]) >> 16) as u16
     }
 }
 
@@ -121,7 +121,8 @@ pub struct Backend {
     pub zone: u8,
     /// Raised each time the id is given to another address and port.
     pub generation: u32,
-    /// Node id the backend runs on ([`crate::pod::Node`]), 0 when not known.
+    /// Node id ([`crate::pod::Node`]) whose tunnel leads to the backend, so that a packet needs no route lookup. 0 for
+    /// a backend of this node, for one on the host network (it is no pod, and no tunnel leads to it), and when unknown.
     pub node: u32,
     pub pad: [u8; 4],
 }
