@@ -4,6 +4,8 @@
 pub mod client;
 pub mod kind;
 pub mod kubeconfig;
+pub mod lease;
+pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod wire;
