@@ -1,1 +1,72 @@
-fn main() {}
+//! `cargo xtask`: everything around the build. Each command is one file; each installs, builds or
+//! spawns what the others need, so that a fresh machine needs nothing but this one.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod build;
+mod demo;
+mod features;
+mod image;
+mod setup;
+mod test;
+mod tidy;
+
+mod elf;
+mod packages;
+mod progress;
+mod results;
+mod toolchain;
+mod workspace;
+
+/// Failures are sentences for the operator: what, where, what to do.
+type Result<T, E = String> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests, measures and demonstrates Diolkos", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or bring what is missing: compilers and headers by apt, servers and tools under target/tools
+    Setup(setup::Arguments),
+    /// Build the eBPF objects into target/ebpf, then the binaries in release
+    Build(build::Arguments),
+    /// Start a cluster on this machine and measure a Service with iperf3
+    Demo(demo::Arguments),
+    /// Run test suites; ends with `N passed, N failed`
+    Test(test::Arguments),
+    /// Join tests/features.toml with the results, run what has none, write the README's table
+    Features(features::Arguments),
+    /// Run benchmarks, each beside its baselines
+    Bench(bench::Arguments),
+    /// Build the offline container images without Docker
+    Image(image::Arguments),
+    /// Format, lints, sizes, dependency direction, licences and bans
+    Tidy(tidy::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Features(arguments) => features::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
+        Command::Tidy(arguments) => tidy::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

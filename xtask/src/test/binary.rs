@@ -1,0 +1,113 @@
+//! Test binaries, found through cargo's own messages.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::Suite;
+use crate::Result;
+use crate::workspace::{cargo, describe};
+
+const INTEGRATION: &str = "diolkos-tests";
+
+/// One executable of libtest.
+#[derive(Debug)]
+pub(crate) struct Binary {
+    pub(crate) suite: &'static str,
+    /// The cargo target's name.
+    pub(crate) name: String,
+    /// What its tests' names start with: the target's name, behind the package's for the integration
+    /// tests of other crates.
+    pub(crate) prefix: String,
+    pub(crate) executable: PathBuf,
+    /// Its package's directory, where cargo would run it.
+    pub(crate) directory: PathBuf,
+}
+
+impl Binary {
+    /// Compiles the test binaries of the suites.
+    pub(crate) fn build_all(suites: &[&Suite]) -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        if suites.iter().any(|suite| suite.binaries.is_empty()) {
+            let mut command = cargo();
+            command.args(["test", "--locked", "--no-run", "--workspace", "--lib", "--bins", "--tests"]);
+            command.args(["--exclude", INTEGRATION, "--exclude", "diolkos-programs"]);
+            found.extend(build(&mut command)?.into_iter().filter_map(|message| Self::unit(&message)));
+        }
+        let mut names: Vec<&str> = suites.iter().flat_map(|suite| suite.binaries.iter().copied()).collect();
+        // A suite without its binary fails by itself, with its name; the others still run.
+        names.retain(|name| crate::workspace::root().join("tests/tests").join(format!("{name}.rs")).is_file());
+        if !names.is_empty() {
+            let mut command = cargo();
+            command.args(["test", "--locked", "--no-run", "--package", INTEGRATION]);
+            command.args(names.iter().flat_map(|name| ["--test", name]));
+            for message in build(&mut command)? {
+                let suite =
+                    suites.iter().find(|suite| suite.binaries.iter().any(|name| message["target"]["name"] == *name));
+                found.extend(suite.and_then(|suite| Self::read(&message, suite.name)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Compiles one benchmark, optimised, and returns its executable.
+    pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
+        let messages =
+            build(cargo().args(["bench", "--locked", "--no-run", "--package", INTEGRATION, "--bench", name]))?;
+        let executable = messages.iter().find_map(|message| message["executable"].as_str());
+        executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the benchmark {name}"))
+    }
+
+    /// Those of `tests` that are in this binary, without its prefix.
+    pub(crate) fn own(&self, tests: &[String]) -> Vec<String> {
+        let prefix = format!("{}::", self.prefix);
+        tests.iter().filter_map(|test| test.strip_prefix(&prefix)).map(str::to_owned).collect()
+    }
+
+    fn unit(message: &Value) -> Option<Self> {
+        let mut binary = Self::read(message, "unit")?;
+        if message["target"]["kind"][0] == "test" {
+            let package = binary.directory.file_name()?.to_string_lossy().into_owned();
+            binary.prefix = format!("{package}::{}", binary.name);
+        }
+        Some(binary)
+    }
+
+    fn read(message: &Value, suite: &'static str) -> Option<Self> {
+        let name = message["target"]["name"].as_str()?.to_owned();
+        let manifest = PathBuf::from(message["manifest_path"].as_str()?);
+        Some(Self {
+            suite,
+            prefix: name.replace('-', "_"),
+            name,
+            executable: message["executable"].as_str()?.into(),
+            directory: manifest.parent()?.into(),
+        })
+    }
+}
+
+/// A test or benchmark, not a plain binary built on the way. A benchmark without libtest's harness has
+/// no test profile, so its kind tells.
+fn is_harnessed(message: &Value) -> bool {
+    let tested = message["profile"]["test"] == true || message["target"]["kind"][0] == "bench";
+    tested && message["executable"].is_string()
+}
+
+/// Runs `cargo test --no-run` and returns its messages about test executables, in a stable order.
+fn build(command: &mut Command) -> Result<Vec<Value>> {
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let shown = describe(command);
+    let mut child = command.spawn().map_err(|e| format!("cannot run `{shown}`: {e}"))?;
+    let stdout = child.stdout.take().ok_or("cargo has no output")?;
+    let lines = BufReader::new(stdout).lines().map_while(|line| line.ok());
+    let messages = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let mut tests: Vec<Value> = messages.filter(is_harnessed).collect();
+    let status = child.wait().map_err(|e| format!("cannot wait for `{shown}`: {e}"))?;
+    if !status.success() {
+        return Err(format!("the tests do not compile: `{shown}` failed ({status})"));
+    }
+    tests.sort_by_key(|message| (message["manifest_path"].to_string(), message["target"]["name"].to_string()));
+    Ok(tests)
+}
