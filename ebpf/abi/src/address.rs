@@ -9,13 +9,14 @@ pub const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 /// `::ffff:a.b.c.d` of an IPv4 address in network order.
 #[inline(always)]
 pub const fn v4_mapped(v4: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    from_words([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(v4)])
 }
 
 /// The IPv4 address inside a v4-mapped one, in network order; of another address its last four bytes.
 #[inline(always)]
 pub const fn v4_of(address: &Address) -> [u8; 4] {
-    [address[12], address[13], address[14], address[15]]
+    let [_, _, _, v4] = address_words(address);
+    v4.to_ne_bytes()
 }
 
 /// IP protocol numbers (IANA) as they stand in keys.
@@ -56,13 +57,22 @@ pub const fn hash<const N: usize>(words: [u32; N]) -> u32 {
     (sum >> 32) as u32
 }
 
-/// The four words of an address, as they stand in memory.
+/// The four words of an address, as they stand in memory. The compiler does not join single bytes to words.
 #[inline(always)]
-pub const fn address_words(a: &Address) -> [u32; 4] {
-    [
-        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-    ]
+pub const fn address_words(address: &Address) -> [u32; 4] {
+    let [a, b, c, d] = address.as_chunks::<4>().0 else { return [0; 4] };
+    [u32::from_ne_bytes(*a), u32::from_ne_bytes(*b), u32::from_ne_bytes(*c), u32::from_ne_bytes(*d)]
+}
+
+/// The address of four words.
+#[inline(always)]
+const fn from_words(words: [u32; 4]) -> Address {
+    let mut address = [0; 16];
+    if let [a, b, c, d] = address.as_chunks_mut::<4>().0 {
+        *a = words[0].to_ne_bytes();
+        *b = words[1].to_ne_bytes();
+        *c = words[2].to_ne_bytes();
+        *d = words[3].to_ne_bytes();
+    }
+    address
 }

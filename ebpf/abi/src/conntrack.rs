@@ -13,7 +13,7 @@ pub const FLOWS: u32 = 1 << 17;
 pub const TIME_SHIFT: u32 = 8;
 
 /// A tuple as it is seen on the wire, before any translation by the hook that looks it up.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     pub source: Address,
@@ -27,7 +27,7 @@ pub struct Tuple {
     /// Tenant or zone of overlapping addresses; 0 is the only one in use.
     pub zone: u16,
 }
-const _: () = assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 2);
+const _: () = assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 4);
 
 /// Which sighting of a packet a tuple belongs to.
 pub mod direction {

@@ -26,7 +26,7 @@ pub mod scope {
 }
 
 /// What a client dials.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrontendKey {
     pub address: Address,
@@ -39,7 +39,7 @@ pub struct FrontendKey {
     pub zone: u16,
     pub pad: [u8; 2],
 }
-const _: () = assert!(size_of::<FrontendKey>() == 24 && align_of::<FrontendKey>() == 2);
+const _: () = assert!(size_of::<FrontendKey>() == 24 && align_of::<FrontendKey>() == 4);
 
 impl FrontendKey {
     #[inline(always)]

@@ -1,1 +1,36 @@
+//! All packet and socket logic of the dataplane: safe Rust over two small traits.
+//!
+//! The same code runs in the kernel behind the shims of `diolkos-programs`, and in plain tests behind a model of the
+//! maps and of a packet. A hook returns what became of the packet, or why it was refused; the caller turns that into
+//! the kernel's code and into one counter.
+//!
+//! Breadth: IPv4, and TCP through services. Other protocols travel between pods untranslated; other network protocols
+//! are left to the host's stack.
+
 #![no_std]
+#![forbid(unsafe_code)]
+
+mod hooks;
+mod socket;
+
+mod deliver;
+
+mod connection;
+
+mod balance;
+
+mod lookup;
+
+pub mod rewrite;
+
+mod headers;
+
+mod packet;
+mod tables;
+
+pub use balance::CANDIDATES;
+pub use diolkos_abi::address::Address;
+pub use hooks::{from_container, from_overlay, to_container, to_overlay};
+pub use packet::{Covered, Packet};
+pub use socket::{Peer, connect4, getpeername4};
+pub use tables::{Insert, InsertError, Tables};

@@ -1,2 +1,86 @@
+//! The programs of the dataplane: attach points, and the one place where an outcome becomes a code of the kernel.
 #![no_std]
 #![no_main]
+#![allow(unsafe_code)]
+#![feature(asm_experimental_arch)]
+
+#[path = "dataplane/maps.rs"]
+mod maps;
+#[path = "dataplane/skb.rs"]
+mod skb;
+#[path = "dataplane/sock_addr.rs"]
+mod sock_addr;
+
+use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use diolkos_abi::config::Config;
+use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
+
+use maps::{Kernel, config, count};
+use skb::Skb;
+
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    classify(Hook::FromContainer, ctx, diolkos_datapath::from_container)
+}
+
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    classify(Hook::ToContainer, ctx, diolkos_datapath::to_container)
+}
+
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    classify(Hook::FromOverlay, ctx, diolkos_datapath::from_overlay)
+}
+
+#[classifier]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    classify(Hook::ToOverlay, ctx, diolkos_datapath::to_overlay)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    sock_addr::run(Hook::Connect, ctx, diolkos_datapath::connect4)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sock_addr::run(Hook::GetPeerName, ctx, diolkos_datapath::getpeername4)
+}
+
+/// Runs a packet hook, counts the outcome, and tells the kernel.
+#[inline(always)]
+fn classify(
+    hook: Hook,
+    ctx: TcContext,
+    run: impl FnOnce(&Config, &mut Skb, &mut Kernel) -> Result<Verdict, DropReason>,
+) -> i32 {
+    let outcome = run(config(), &mut Skb::new(ctx.skb.skb), &mut Kernel::of_packet());
+    match outcome {
+        Ok(verdict) => {
+            count(verdict_index(hook, verdict));
+            match verdict {
+                // The next program of the chain, then the host's stack or the device.
+                Verdict::Untouched | Verdict::Stack | Verdict::Encapsulated | Verdict::Translated => TC_ACT_UNSPEC,
+                Verdict::Pod | Verdict::Overlay => TC_ACT_REDIRECT as i32,
+            }
+        }
+        Err(reason) => {
+            count(drop_index(hook, reason));
+            TC_ACT_SHOT as i32
+        }
+    }
+}
+
+/// Both licences of the source, in the form the kernel knows.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

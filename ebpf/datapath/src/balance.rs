@@ -1,0 +1,86 @@
+//! The choice of a backend.
+
+use diolkos_abi::address::v4_of;
+use diolkos_abi::conntrack::backend_parts;
+use diolkos_abi::counter::DropReason;
+use diolkos_abi::service::{Backend, SLOTS_PER_SERVICE, backend_state, row_parts, slot_of};
+
+use crate::tables::Tables;
+
+/// How many slots of a row are tried before a connection is refused: each costs a few lookups, and a backend that is
+/// no longer alive leaves its row within moments.
+pub const CANDIDATES: u32 = 4;
+
+/// The slots to try for one new connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidates {
+    base: u32,
+    count: u32,
+    first: u32,
+    tried: u32,
+}
+
+/// A backend that takes new connections.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice {
+    pub(crate) id: u32,
+    pub(crate) generation: u32,
+    pub(crate) address: [u8; 4],
+    pub(crate) port: [u8; 2],
+    /// See [`Backend::node`].
+    pub(crate) node: u32,
+}
+
+impl Candidates {
+    /// The row of a service, starting at the slot that `hash` chooses.
+    #[inline(always)]
+    pub(crate) fn of<T: Tables>(tables: &mut T, service: u32, hash: u32) -> Result<Self, DropReason> {
+        let (base, count) = row_parts(tables.row(service).ok_or(DropReason::BadBackend)?);
+        if count == 0 {
+            return Err(DropReason::NoEndpoints);
+        }
+        if count > SLOTS_PER_SERVICE {
+            return Err(DropReason::BadBackend);
+        }
+        Ok(Self { base, count, first: slot_of(hash, 0, count), tried: 0 })
+    }
+
+    /// The next backend that is alive; `None` when every candidate was tried.
+    #[inline(always)]
+    pub(crate) fn next<T: Tables>(&mut self, tables: &mut T) -> Result<Option<Choice>, DropReason> {
+        while self.tried < CANDIDATES && self.tried < self.count {
+            let mut offset = self.first + self.tried;
+            if offset >= self.count {
+                offset -= self.count;
+            }
+            self.tried += 1;
+            let id = tables.slot(self.base.wrapping_add(offset)).ok_or(DropReason::BadBackend)?;
+            let backend = tables.backend(id).ok_or(DropReason::BadBackend)?;
+            if backend.state == backend_state::ALIVE {
+                return Ok(Some(Choice::new(id, &backend)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The backend an established connection uses, if it is still the one it was.
+#[inline(always)]
+pub(crate) fn current<T: Tables>(tables: &mut T, word: u64) -> Option<Choice> {
+    let (id, generation) = backend_parts(word);
+    let backend = tables.backend(id)?;
+    (backend.generation == generation && backend.state == backend_state::ALIVE).then(|| Choice::new(id, &backend))
+}
+
+impl Choice {
+    #[inline(always)]
+    fn new(id: u32, backend: &Backend) -> Self {
+        Self {
+            id,
+            generation: backend.generation,
+            address: v4_of(&backend.address),
+            port: backend.port,
+            node: backend.node,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Lookups whose answer is believed only with its tag.
+//!
+//! The kernel reuses a freed hash element at once, so a reader can meet another key's value. Such a value has another
+//! tag: the lookup is made once more, and a second mismatch is a miss.
+
+use diolkos_abi::address::v4_mapped;
+use diolkos_abi::config::Config;
+use diolkos_abi::conntrack::{Flow, Tuple};
+use diolkos_abi::pod::{Endpoint, RouteKey, address_tag};
+use diolkos_abi::service::{FrontendKey, frontend_parts};
+
+use crate::tables::Tables;
+
+/// The service id behind a frontend.
+#[inline(always)]
+pub(crate) fn service<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<u32> {
+    let expected = key.tag();
+    let (service, tag, _) = frontend_parts(tables.frontend(key)?);
+    if tag == expected {
+        return Some(service);
+    }
+    let (service, tag, _) = frontend_parts(tables.frontend(key)?);
+    (tag == expected).then_some(service)
+}
+
+/// The conntrack entry of a tuple, stamped with the present time and `flags`.
+#[inline(always)]
+pub(crate) fn flow<T: Tables>(tables: &mut T, key: &Tuple, flags: u16) -> Option<Flow> {
+    let tag = key.hash();
+    let flow = tables.flow(key, tag, flags)?;
+    if flow.tag == tag {
+        return Some(flow);
+    }
+    tables.flow(key, tag, flags).filter(|flow| flow.tag == tag)
+}
+
+/// The pod of this node with an address.
+#[inline(always)]
+pub(crate) fn endpoint<T: Tables>(tables: &mut T, v4: [u8; 4]) -> Option<Endpoint> {
+    let address = v4_mapped(v4);
+    let tag = address_tag(&address);
+    let endpoint = tables.endpoint(&address)?;
+    if endpoint.tag == tag {
+        return Some(endpoint);
+    }
+    tables.endpoint(&address).filter(|endpoint| endpoint.tag == tag)
+}
+
+/// The id of the node whose pod CIDR holds an address.
+#[inline(always)]
+pub(crate) fn route<T: Tables>(config: &Config, tables: &mut T, v4: [u8; 4]) -> Option<u32> {
+    let prefix = v4_mapped(masked(v4, config.route_mask_v4));
+    let tag = address_tag(&prefix);
+    let key = RouteKey { prefix, zone: 0 };
+    let route = tables.route(&key)?;
+    if route.tag == tag {
+        return Some(route.node);
+    }
+    tables.route(&key).filter(|route| route.tag == tag).map(|route| route.node)
+}
+
+/// The network part of an address.
+#[inline(always)]
+pub(crate) fn masked(v4: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
+    (u32::from_ne_bytes(v4) & u32::from_ne_bytes(mask)).to_ne_bytes()
+}

@@ -1,0 +1,224 @@
+//! The maps, and the logic's view of them.
+
+use core::arch::asm;
+use core::ptr::read_volatile;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::programs::SockAddrContext;
+use diolkos_abi::address::Address;
+use diolkos_abi::config::Config;
+use diolkos_abi::conntrack::{FLOWS, Flow, SocketFlow, TIME_SHIFT, Tuple};
+use diolkos_abi::counter::COUNTERS;
+use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey};
+use diolkos_abi::service::{
+    BACKENDS, Backend, FRONTENDS, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine,
+};
+use diolkos_datapath::{Insert, InsertError, Tables};
+
+#[map]
+static FRONTEND: HashMap<FrontendKey, u64> = HashMap::with_max_entries(FRONTENDS, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICE: Array<Service> = Array::with_max_entries(SERVICES, BPF_F_MMAPABLE);
+#[map]
+static SLOT: Array<SlotLine> = Array::with_max_entries(SLOTS / SLOTS_PER_LINE, BPF_F_MMAPABLE);
+#[map]
+static BACKEND: Array<Backend> = Array::with_max_entries(BACKENDS, BPF_F_MMAPABLE);
+#[map]
+static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, BPF_F_NO_COMMON_LRU);
+#[map]
+static ENDPOINT: HashMap<Address, Endpoint> = HashMap::with_max_entries(ENDPOINTS, BPF_F_NO_PREALLOC);
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(NODES, 0);
+#[map]
+static ROUTE: HashMap<RouteKey, Route> = HashMap::with_max_entries(ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static NETNS: HashMap<u64, Netns> = HashMap::with_max_entries(NETNSES, BPF_F_NO_PREALLOC);
+#[map]
+static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+#[btf_map]
+static SOCKET: SkStorage<SocketFlow> = SkStorage::new();
+
+/// Written by the agent before loading; the verifier takes each word for a constant.
+#[unsafe(no_mangle)]
+static CONFIG: Global<Config> = Global::new(Config {
+    overlay_ifindex: 0,
+    vni: 0,
+    overlay_mac: [0; 6],
+    pad: [0; 2],
+    gateway_v4: [0; 4],
+    route_mask_v4: [0; 4],
+    pod_cidr_v4: [0; 4],
+    service_cidr_v4: [0; 4],
+    service_mask_v4: [0; 4],
+    features: 0,
+});
+
+/// The load-time constants. The compiler must not take the initial value for the final one, so it is not told where
+/// the pointer comes from.
+#[inline(always)]
+pub(crate) fn config() -> &'static Config {
+    let config: *const Config;
+    // SAFETY: a move from one register to another.
+    unsafe {
+        asm!("{to} = {from}", to = out(reg) config, from = in(reg) &raw const CONFIG,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: `Global` is a transparent wrapper of an initialised value, in read-only memory while the program runs.
+    unsafe { &*config }
+}
+
+/// Adds one to a counter of this core.
+#[inline(always)]
+pub(crate) fn count(index: u32) {
+    if let Some(counter) = COUNTER.get_ptr_mut(index) {
+        // SAFETY: the element is this core's own, and tc and cgroup programs are not preempted by each other.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The kernel's maps, on behalf of a packet or of a socket.
+pub(crate) struct Kernel {
+    socket: Option<SockAddrContext>,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub(crate) fn of_packet() -> Self {
+        Self { socket: None }
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_socket(ctx: SockAddrContext) -> Self {
+        Self { socket: Some(ctx) }
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn frontend(&mut self, key: &FrontendKey) -> Option<u64> {
+        // SAFETY: one volatile load of an aligned word, which is never torn; the caller compares the tag.
+        FRONTEND.get_ptr(key).map(|word| unsafe { read_volatile(word) })
+    }
+
+    #[inline(always)]
+    fn row(&mut self, service: u32) -> Option<u64> {
+        // SAFETY: one volatile load of an aligned word that the agent writes by one aligned store.
+        SERVICE.get_ptr(service).map(|service| unsafe { read_volatile(&raw const (*service).row) })
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, index: u32) -> Option<u32> {
+        let line = SLOT.get_ptr(index / SLOTS_PER_LINE)?.cast::<u32>();
+        // SAFETY: a line has `SLOTS_PER_LINE` aligned words.
+        Some(unsafe { read_volatile(line.add((index % SLOTS_PER_LINE) as usize)) })
+    }
+
+    #[inline(always)]
+    fn backend(&mut self, id: u32) -> Option<Backend> {
+        // SAFETY: array elements never move, and the agent reuses an id only after its quarantine.
+        BACKEND.get_ptr(id).map(|backend| unsafe { *backend })
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
+        let entry = CONNTRACK.get_ptr_mut(key)?;
+        // SAFETY: the kernel keeps the element's memory while the program runs, though it may come to hold another
+        // key's value. The tag is read last, so that a value replaced meanwhile is found out.
+        unsafe {
+            let backend = read_volatile(&raw const (*entry).backend);
+            let present = read_volatile(&raw const (*entry).tag);
+            if present == tag {
+                let now = self.now();
+                if (*entry).seen != now {
+                    (*entry).seen = now;
+                }
+                if flags != 0 {
+                    (*entry).flags |= flags;
+                }
+            }
+            let Flow { service, flags, port, seen, address, identity, policy_revision, .. } = *entry;
+            Some(Flow { backend, tag: present, service, flags, port, seen, address, identity, policy_revision })
+        }
+    }
+
+    #[inline(always)]
+    fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError> {
+        const EEXIST: i32 = -17;
+        let flags = match insert {
+            Insert::IfAbsent => BPF_NOEXIST,
+            Insert::Replace => BPF_ANY,
+        };
+        CONNTRACK
+            .insert(key, flow, flags.into())
+            .map_err(|error| if error == EEXIST { InsertError::Exists } else { InsertError::Full })
+    }
+
+    #[inline(always)]
+    fn now(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_jiffies64() } >> TIME_SHIFT) as u32
+    }
+
+    #[inline(always)]
+    fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
+        // SAFETY: the element's memory stays while the program runs; the caller compares the tag.
+        unsafe { ENDPOINT.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn route(&mut self, key: &RouteKey) -> Option<Route> {
+        // SAFETY: as for `endpoint`.
+        unsafe { ROUTE.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn node(&mut self, id: u32) -> Option<Node> {
+        NODE.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn netns(&mut self) -> Option<Netns> {
+        let ctx = self.socket.as_ref()?;
+        // SAFETY: the context is the one the kernel passed in.
+        let cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+        // SAFETY: as for `endpoint`; a cookie is never given out twice.
+        unsafe { NETNS.get(cookie) }.copied()
+    }
+
+    #[inline(always)]
+    fn socket(&mut self) -> Option<SocketFlow> {
+        let ctx = self.socket.as_ref()?;
+        // SAFETY: the storage lives as long as the socket, and the system call holds the socket.
+        unsafe { SOCKET.get_ptr_mut(ctx).as_ref() }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_socket(&mut self, flow: &SocketFlow) -> Option<()> {
+        let ctx = self.socket.as_ref()?;
+        let mut flow = *flow;
+        // SAFETY: as for `socket`; the kernel copies the initial value.
+        let stored = unsafe { SOCKET.get_or_insert_ptr_mut(ctx, Some(&mut flow)).as_mut() }?;
+        // The storage may be that of an earlier connection.
+        *stored = flow;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn forget_socket(&mut self) {
+        if let Some(ctx) = self.socket.as_ref() {
+            // SAFETY: the context's socket is valid while the program runs. There being nothing to forget is fine.
+            let _ = unsafe { SOCKET.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
+        }
+    }
+
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
