@@ -1,0 +1,131 @@
+//! The CNI server, IPAM and pod interfaces.
+//!
+//! The plugin hands every call to the agent ([`protocol`]), which holds what is attached on disk ([`records`]) and
+//! makes the kernel follow. Everything is repeatable: ADD of what is there answers the same again, DEL of what is gone
+//! succeeds, and [`Pods::repair`] brings kernel and dataplane back to what is on disk.
+
+mod attach;
+mod attachment;
+mod call;
+mod error;
+mod install;
+mod ipam;
+mod netns;
+pub mod protocol;
+mod records;
+mod repair;
+mod results;
+mod server;
+mod veth;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ipnetwork::Ipv4Network;
+
+pub use attachment::{Attachment, HOST_PREFIX, NEXT_HOP, Names};
+pub use error::PodsError;
+pub use install::{Install, install};
+pub use ipam::{Ipam, IpamError, REST};
+pub use netns::NetnsError;
+pub use records::{RecordError, Records};
+pub use repair::Repaired;
+
+use crate::dataplane::Shared;
+use protocol::Key;
+
+/// The pods of this node. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Pods(Arc<Inner>);
+
+/// What pods of this node are given, known once the node has a podCIDR and the overlay stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub pod_cidr: Ipv4Network,
+    /// The node's own address in the pod network, the source of its packets to pods.
+    pub gateway: Ipv4Addr,
+    /// Of both ends of every veth, bytes.
+    pub mtu: u32,
+}
+
+/// Locks for calls about the same interface: a bound on memory, not on how many interfaces there are.
+const LOCKS: usize = 64;
+
+struct Inner {
+    dataplane: Shared,
+    records: Records,
+    /// Never held over an `await`, nor while the dataplane is asked for (lock order: dataplane, then state).
+    state: Mutex<State>,
+    /// One call at a time for one interface, picked by the hash of its key.
+    locks: [tokio::sync::Mutex<()>; LOCKS],
+}
+
+struct State {
+    ipam: Ipam,
+    /// What is on disk, or is about to be.
+    attachments: BTreeMap<Key, Attachment>,
+    network: Option<Network>,
+}
+
+impl Pods {
+    /// Reads what the agent before this one left in `state_dir`. An address rests for `rest` ([`REST`]) before reuse.
+    pub fn open(state_dir: &Path, dataplane: Shared, rest: Duration) -> Result<Self, PodsError> {
+        let records = Records::open(state_dir)?;
+        let loaded = records.load()?;
+        let mut state = State { ipam: Ipam::new(rest), attachments: BTreeMap::new(), network: None };
+        for attachment in loaded.attachments {
+            if !state.ipam.adopt(attachment.address) {
+                return Err(address_twice(&state.attachments, &attachment));
+            }
+            state.attachments.insert(attachment.key(), attachment);
+        }
+        let now = SystemTime::now();
+        for (address, released) in loaded.resting {
+            state.ipam.adopt_resting(address, released, now);
+        }
+        let locks = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
+        Ok(Self(Arc::new(Inner { dataplane, records, state: Mutex::new(state), locks })))
+    }
+
+    /// From now on pods are given addresses of this network. Until the first call ADD answers "try again later".
+    pub fn set_network(&self, network: Network) {
+        let mut state = self.state();
+        state.ipam.set_range(network.pod_cidr);
+        state.network = Some(network);
+    }
+
+    /// What is attached now.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.state().attachments.values().cloned().collect()
+    }
+
+    fn attachment(&self, key: &Key) -> Option<Attachment> {
+        self.state().attachments.get(key).cloned()
+    }
+
+    fn network(&self) -> Result<Network, PodsError> {
+        self.state().network.ok_or(PodsError::NotReady)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of the state is one assignment, so a panic elsewhere cannot leave half of one.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn lock(&self, key: &Key) -> tokio::sync::MutexGuard<'_, ()> {
+        let hash = attachment::hash(format!("{}/{}", key.container_id, key.ifname).as_bytes());
+        self.0.locks[hash as usize % LOCKS].lock().await
+    }
+}
+
+fn address_twice(attachments: &BTreeMap<Key, Attachment>, second: &Attachment) -> PodsError {
+    let first = attachments.values().find(|first| first.address == second.address);
+    PodsError::AddressTwice {
+        address: second.address,
+        first: first.map(|first| first.container_id.clone()).unwrap_or_default(),
+        second: second.container_id.clone(),
+    }
+}
