@@ -11,7 +11,8 @@ mod namespace;
 mod networking;
 mod node;
 pub mod pod;
-mod pod_rules;
+mod pod_column;
+mod pod_spec;
 mod rule;
 pub mod service;
 mod strict;
@@ -105,6 +106,8 @@ pub(crate) struct Rules {
     pub(crate) name: fn(&str) -> Vec<String>,
     /// What `status` is at creation; `None` leaves what the writer sent.
     pub(crate) initial_status: fn(&Value) -> Option<Value>,
+    /// Completes an update from the object it replaces: what was allocated and the writer left out.
+    pub(crate) carry_over: fn(&mut Value, &Value),
     /// Whether a write to `status` may change labels and annotations too.
     pub(crate) status_writes_labels: bool,
     /// Decodes into the typed object and encodes again, or says why it cannot.
@@ -221,6 +224,7 @@ impl Kind {
         if self.subresource("finalize").is_some() {
             rule::copy_field(&old["spec"], &mut new["spec"], "finalizers");
         }
+        (self.rules.carry_over)(new, old);
         if self.generation && self.content_differs(new, old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = (generation + 1).into();
@@ -256,7 +260,7 @@ impl Kind {
 
     /// The paths of the fields of an object that its kind does not have, as strict decoding refuses them.
     pub fn unknown_fields(&self, object: &Value) -> Vec<String> {
-        match (self.rules.round_trip)(object) {
+        match self.typed(object) {
             Ok(known) => strict::unknown_fields(object, &known),
             Err(_) => Vec::new(),
         }
@@ -264,7 +268,7 @@ impl Kind {
 
     /// Why an object cannot be one of this kind: a field of a wrong type.
     pub fn check_types(&self, object: &Value) -> Result<(), Failure> {
-        (self.rules.round_trip)(object).map(drop).map_err(|why| {
+        self.typed(object).map(drop).map_err(|why| {
             let (kind, version) = (&self.kind, &self.version);
             Failure::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
         })
@@ -286,6 +290,14 @@ impl Kind {
             None => Ok(()),
             Some(term) => Err(Failure::bad_request(format!("field label not supported: {}", term.path))),
         }
+    }
+
+    /// The typed round trip of an object as the kind's defaults would leave it: they also write numbers as texts where
+    /// writers say `cpu: 2`.
+    fn typed(&self, object: &Value) -> Result<Value, String> {
+        let mut complete = object.clone();
+        self.default(&mut complete);
+        (self.rules.round_trip)(&complete)
     }
 
     fn content_differs(&self, new: &Value, old: &Value) -> bool {
@@ -381,6 +393,7 @@ where
         validate: |_, _, _| {},
         name,
         initial_status: |_| None,
+        carry_over: |_, _| {},
         status_writes_labels: true,
         round_trip: strict::round_trip::<K>,
     }

@@ -1,13 +1,191 @@
 //! Pod.
-use super::cell::NAME;
-use super::{Kind, STATUS, names, row, rules};
+
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::cell::{AGE, NAME, NONE, column, text_or, wide};
+use super::pod_spec::CONTAINER_LISTS;
+use super::rule::{items, items_mut, object_at, text};
+use super::{Causes, Kind, Rules, STATUS, SelectableField, Subresource, names, pod_column, pod_spec, row, rules};
+use crate::quantity::Quantity;
+use crate::status::{Failure, GroupResource};
+
 pub(super) fn pod() -> Kind {
+    let columns = vec![
+        NAME,
+        column("Ready", "The aggregate readiness state of this pod for accepting traffic.", |pod, now| {
+            pod_column::summary(pod, now).ready.into()
+        }),
+        column("Status", "The aggregate status of the containers in this pod.", |pod, now| {
+            pod_column::summary(pod, now).status.into()
+        }),
+        column("Restarts", "How often its containers were started again, and when last.", |pod, now| {
+            pod_column::summary(pod, now).restarts.into()
+        }),
+        AGE,
+        wide("IP", "The address of the pod.", |pod, _| text_or(&pod["status"]["podIP"], NONE)),
+        wide("Node", "The node the pod is on.", |pod, _| text_or(&pod["spec"]["nodeName"], NONE)),
+        wide("Nominated Node", "The node that is being freed for the pod.", |pod, _| {
+            text_or(&pod["status"]["nominatedNodeName"], NONE)
+        }),
+        wide("Readiness Gates", "Which of the conditions it also waits for are true.", |pod, _| {
+            pod_column::readiness_gates(pod).into()
+        }),
+    ];
+    let binding = Subresource { name: "binding", kind: "Binding", group: "", version: "v1", verbs: &["create"] };
+    let rules = Rules { default, validate, initial_status, ..rules::<Pod>(names::dns_subdomain) };
     Kind {
         short_names: vec!["po".into()],
         categories: vec!["all".into()],
-        subresources: vec![STATUS],
+        subresources: vec![binding, STATUS],
+        fields: fields(),
         generation: true,
-        ..row::<Pod>("pod", vec![NAME], rules::<Pod>(names::dns_subdomain))
+        ..row::<Pod>("pod", columns, rules)
     }
+}
+
+/// Puts a pod on the node that a Binding names. Fails with 409 when it is on one already, is being deleted, or is not
+/// the pod that was meant.
+pub fn bind(pod: &mut Value, binding: &Value, now: Timestamp) -> Result<(), Failure> {
+    let name = text(&pod["metadata"]["name"]).to_owned();
+    let refused = |why: String| Failure::conflict(GroupResource { group: "", resource: "pods/binding" }, &name, &why);
+    let node = text(&binding["target"]["name"]);
+    if node.is_empty() || !matches!(text(&binding["target"]["kind"]), "" | "Node") {
+        return Err(Failure::bad_request("Binding: target must be a Node with a name"));
+    }
+    let uid = text(&binding["metadata"]["uid"]);
+    let own_uid = text(&pod["metadata"]["uid"]);
+    if !uid.is_empty() && uid != own_uid {
+        return Err(refused(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({own_uid})"
+        )));
+    }
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        return Err(refused(format!("pod {name} is being deleted, cannot be assigned to a host")));
+    }
+    let present = text(&pod["spec"]["nodeName"]);
+    if !present.is_empty() {
+        return Err(refused(format!("pod {name} is already assigned to node \"{present}\"")));
+    }
+    pod["spec"]["nodeName"] = node.into();
+    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+        if let Some(annotations) = object_at(&mut pod["metadata"], "annotations") {
+            annotations[key.as_str()] = value.clone();
+        }
+    }
+    set_scheduled(pod, now);
+    Ok(())
+}
+
+fn set_scheduled(pod: &mut Value, now: Timestamp) {
+    let time = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time});
+    if let Some(status) = object_at(pod, "status") {
+        if !status["conditions"].is_array() {
+            status["conditions"] = json!([]);
+        }
+        let mut conditions = items_mut(status, "conditions");
+        if let Some(present) = conditions.find(|condition| condition["type"] == "PodScheduled") {
+            *present = condition;
+            return;
+        }
+        drop(conditions);
+        if let Some(conditions) = status["conditions"].as_array_mut() {
+            conditions.push(condition);
+        }
+    }
+}
+
+fn default(pod: &mut Value) {
+    if let Some(spec) = pod.get_mut("spec") {
+        pod_spec::default(spec);
+        pod_spec::default_of_pod(spec);
+    }
+}
+
+fn validate(pod: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let Some(old) = old else {
+        return pod_spec::validate(&pod["spec"], "spec", causes);
+    };
+    // What stands is not judged again by the rules of today, but for what may change.
+    for list in CONTAINER_LISTS {
+        for (index, container) in items(&pod["spec"][list]).iter().enumerate() {
+            if text(&container["image"]).is_empty() {
+                causes.required(format!("spec.{list}[{index}].image"), "");
+            }
+        }
+    }
+    if fixed_part(&pod["spec"]) != fixed_part(&old["spec"]) {
+        causes.forbidden(
+            "spec",
+            "pod updates may not change fields other than `spec.containers[*].image`,\
+             `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
+             existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously \
+             negative)",
+        );
+    }
+    let new = items(&pod["spec"]["tolerations"]);
+    if !items(&old["spec"]["tolerations"]).iter().all(|toleration| new.contains(toleration)) {
+        causes.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
+    }
+}
+
+/// A specification without what updates may change.
+fn fixed_part(spec: &Value) -> Value {
+    let mut fixed = spec.clone();
+    for list in CONTAINER_LISTS {
+        for container in items_mut(&mut fixed, list) {
+            container["image"] = Value::Null;
+        }
+    }
+    if let Some(fields) = fixed.as_object_mut() {
+        fields.shift_remove("activeDeadlineSeconds");
+        fields.shift_remove("tolerations");
+    }
+    fixed
+}
+
+fn initial_status(pod: &Value) -> Option<Value> {
+    Some(json!({"phase": "Pending", "qosClass": quality(pod)}))
+}
+
+/// The class by which a node chooses what to give up first.
+fn quality(pod: &Value) -> &'static str {
+    let amount =
+        |list: &Value, name: &str| Quantity::parse(text(&list[name])).ok().filter(|amount| *amount > Quantity::ZERO);
+    let (mut any, mut guaranteed) = (false, true);
+    for container in CONTAINER_LISTS.into_iter().flat_map(|list| items(&pod["spec"][list])) {
+        let resources = &container["resources"];
+        for name in ["cpu", "memory"] {
+            let (request, limit) = (amount(&resources["requests"], name), amount(&resources["limits"], name));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request == limit;
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+fn fields() -> Vec<SelectableField> {
+    vec![
+        SelectableField { path: "spec.nodeName", value: |pod| text(&pod["spec"]["nodeName"]).into() },
+        SelectableField { path: "spec.restartPolicy", value: |pod| text(&pod["spec"]["restartPolicy"]).into() },
+        SelectableField { path: "spec.schedulerName", value: |pod| text(&pod["spec"]["schedulerName"]).into() },
+        SelectableField {
+            path: "spec.serviceAccountName",
+            value: |pod| text(&pod["spec"]["serviceAccountName"]).into(),
+        },
+        SelectableField { path: "spec.hostNetwork", value: |pod| (pod["spec"]["hostNetwork"] == true).to_string() },
+        SelectableField { path: "status.phase", value: |pod| text(&pod["status"]["phase"]).into() },
+        SelectableField { path: "status.podIP", value: |pod| text(&pod["status"]["podIP"]).into() },
+        SelectableField {
+            path: "status.nominatedNodeName",
+            value: |pod| text(&pod["status"]["nominatedNodeName"]).into(),
+        },
+    ]
 }
