@@ -3,7 +3,11 @@
 //! Two implementations: [`kernel`], the eBPF programs and their maps, and [`model`], a model in memory with the same
 //! limits. [`conformance`] is the suite both must pass.
 
+mod checks;
+pub mod conformance;
 mod error;
+pub mod execute;
+pub mod model;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +16,24 @@ use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey};
 use diolkos_abi::service::{Backend, FrontendKey};
 
 pub use error::{Error, Operation, Result};
+
+/// The names of the maps, in the object and as pins.
+pub mod map {
+    pub const FRONTEND: &str = "FRONTEND";
+    pub const SERVICE: &str = "SERVICE";
+    pub const SLOT: &str = "SLOT";
+    pub const BACKEND: &str = "BACKEND";
+    pub const CONNTRACK: &str = "CONNTRACK";
+    pub const ENDPOINT: &str = "ENDPOINT";
+    pub const NODE: &str = "NODE";
+    pub const ROUTE: &str = "ROUTE";
+    pub const NETNS: &str = "NETNS";
+    pub const COUNTER: &str = "COUNTER";
+    pub const SOCKET: &str = "SOCKET";
+    /// All that are pinned.
+    pub const ALL: [&str; 11] =
+        [FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET];
+}
 
 /// The maps and attach points of one node.
 ///

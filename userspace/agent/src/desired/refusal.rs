@@ -1,0 +1,63 @@
+//! Why an object is not served.
+
+/// An object that is left out of the maps, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object} is refused: {reason}")]
+pub struct Refusal {
+    /// Kind, namespace and name.
+    pub object: String,
+    pub reason: Reason,
+}
+
+/// What is wrong with an object, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    #[error("port {0} is not between 1 and 65535: correct spec.ports")]
+    BadPort(i32),
+    #[error("port {0} is there twice with the same protocol: correct spec.ports")]
+    DuplicatePort(u16),
+    #[error(
+        "protocol {protocol:?} of port {port} is not served, only TCP is: remove the port or move it to a Service of its own"
+    )]
+    Protocol { port: u16, protocol: String },
+    #[error("session affinity is not served: set spec.sessionAffinity to None")]
+    SessionAffinity,
+    #[error("cluster address {0:?} is not an IPv4 address: correct spec.clusterIPs")]
+    BadClusterIp(String),
+    #[error(
+        "address {address:?} is not a unicast IPv4 address, though the slice's addressType is IPv4: correct endpoints[].addresses"
+    )]
+    BadAddress { address: String },
+    #[error("endpoint port {0} is not between 1 and 65535: correct ports[].port")]
+    BadEndpointPort(i32),
+    #[error("port {port} has {backends} ready endpoints, a row holds {limit}: split the Service")]
+    RowTooLong { port: u16, backends: usize, limit: u32 },
+    #[error("pod CIDR {0:?} is not an IPv4 network of /1 to /30 without host bits: correct spec.podCIDRs")]
+    BadPodCidr(String),
+    #[error("its pod CIDR is a /{found}, this node's is a /{wanted}: give all nodes one length")]
+    PodCidrLength { found: u8, wanted: u8 },
+    #[error("its pod CIDR belongs to another node already: correct spec.podCIDRs of one of them")]
+    PodCidrTaken,
+    #[error("it has a pod CIDR but no IPv4 InternalIP: its kubelet must report status.addresses")]
+    NoInternalIp,
+}
+
+impl Reason {
+    /// The reason in one word, for counters.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::BadPort(_) => "bad_port",
+            Self::DuplicatePort(_) => "duplicate_port",
+            Self::Protocol { .. } => "protocol",
+            Self::SessionAffinity => "session_affinity",
+            Self::BadClusterIp(_) => "bad_cluster_ip",
+            Self::BadAddress { .. } => "bad_address",
+            Self::BadEndpointPort(_) => "bad_endpoint_port",
+            Self::RowTooLong { .. } => "row_too_long",
+            Self::BadPodCidr(_) => "bad_pod_cidr",
+            Self::PodCidrLength { .. } => "pod_cidr_length",
+            Self::PodCidrTaken => "pod_cidr_taken",
+            Self::NoInternalIp => "no_internal_ip",
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The last known objects, by what they concern. An event only says which Services, or the nodes, to look at again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::desired::{self, DesiredNode, DesiredService, Refusal, ServiceName, ThisNode};
+use crate::source::Change;
+
+/// The label that names an EndpointSlice's Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The objects of all sources.
+#[derive(Debug, Default)]
+pub struct Index {
+    services: BTreeMap<ServiceName, Service>,
+    /// By Service, then by the slice's name.
+    slices: BTreeMap<ServiceName, BTreeMap<String, EndpointSlice>>,
+    /// Namespace and name of a slice to its Service, so that a slice that changes sides is found on both.
+    owners: BTreeMap<(String, String), ServiceName>,
+    nodes: BTreeMap<String, Node>,
+    /// Which snapshots are in: Services, EndpointSlices, Nodes.
+    snapshots: [bool; 3],
+}
+
+/// What a change concerns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    pub services: BTreeSet<ServiceName>,
+    pub nodes: bool,
+}
+
+impl Index {
+    /// Takes a change in; `dirty` learns what it concerns.
+    pub fn apply(&mut self, change: Change, dirty: &mut Dirty) {
+        match change {
+            Change::Services(all) => {
+                self.snapshots[0] = true;
+                let old = std::mem::take(&mut self.services);
+                dirty.services.extend(old.into_keys());
+                for service in all {
+                    self.set_service(service, dirty);
+                }
+            }
+            Change::Service(service) => self.set_service(service, dirty),
+            Change::ServiceGone(service) => {
+                let name = desired::name_of(&service);
+                self.services.remove(&name);
+                dirty.services.insert(name);
+            }
+            Change::Slices(all) => {
+                self.snapshots[1] = true;
+                let old = std::mem::take(&mut self.slices);
+                self.owners.clear();
+                dirty.services.extend(old.into_keys());
+                for slice in all {
+                    self.set_slice(slice, dirty);
+                }
+            }
+            Change::Slice(slice) => self.set_slice(slice, dirty),
+            Change::SliceGone(slice) => self.remove_slice(&slice_key(&slice), dirty),
+            Change::Nodes(all) => {
+                self.snapshots[2] = true;
+                self.nodes = all.into_iter().map(|node| (node_name(&node), node)).collect();
+                dirty.nodes = true;
+            }
+            Change::Node(node) => self.set_node(node, dirty),
+            Change::NodeGone(node) => dirty.nodes |= self.nodes.remove(&node_name(&node)).is_some(),
+        }
+    }
+
+    /// Whether the snapshot of every kind is in. Before that, absence means nothing, and no map may be written.
+    pub fn in_sync(&self) -> bool {
+        self.snapshots == [true; 3]
+    }
+
+    /// The names of all Services.
+    pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// What the maps should hold for a Service; nothing when it is gone or not served.
+    pub fn desired_service(&self, name: &ServiceName, node_name: &str) -> Result<Option<DesiredService>, Refusal> {
+        let Some(service) = self.services.get(name) else { return Ok(None) };
+        let slices: Vec<&EndpointSlice> = self.slices.get(name).into_iter().flat_map(BTreeMap::values).collect();
+        desired::service(service, &slices, node_name)
+    }
+
+    /// What the maps should hold of the other nodes.
+    pub fn desired_nodes(&self, this: &ThisNode) -> (BTreeMap<Arc<str>, DesiredNode>, Vec<Refusal>) {
+        desired::nodes(self.nodes.values(), this)
+    }
+
+    /// A node as the API knows it.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    fn set_service(&mut self, service: Service, dirty: &mut Dirty) {
+        let name = desired::name_of(&service);
+        dirty.services.insert(name.clone());
+        self.services.insert(name, service);
+    }
+
+    fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) {
+        let key = slice_key(&slice);
+        let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        let Some(service) = service else { return self.remove_slice(&key, dirty) };
+        let owner = ServiceName { namespace: key.0.clone(), name: service.clone() };
+        if self.owners.get(&key).is_some_and(|old| *old != owner) {
+            self.remove_slice(&key, dirty);
+        }
+        dirty.services.insert(owner.clone());
+        self.slices.entry(owner.clone()).or_default().insert(key.1.clone(), slice);
+        self.owners.insert(key, owner);
+    }
+
+    fn remove_slice(&mut self, key: &(String, String), dirty: &mut Dirty) {
+        let Some(owner) = self.owners.remove(key) else { return };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&key.1);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        dirty.services.insert(owner);
+    }
+
+    /// Nodes change with every heartbeat of their kubelet; only addresses and pod CIDRs concern the maps.
+    fn set_node(&mut self, node: Node, dirty: &mut Dirty) {
+        let facts = |node: &Node| (desired::internal_ip(node), desired::pod_cidr(node).ok());
+        let name = node_name(&node);
+        let known = self.nodes.get(&name).map(facts);
+        dirty.nodes |= known.as_ref() != Some(&facts(&node));
+        self.nodes.insert(name, node);
+    }
+}
+
+fn slice_key(slice: &EndpointSlice) -> (String, String) {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    (text(&slice.metadata.namespace), text(&slice.metadata.name))
+}
+
+fn node_name(node: &Node) -> String {
+    node.metadata.name.clone().unwrap_or_default()
+}

@@ -1,0 +1,149 @@
+//! From what is desired to the writes that get there, in an order in which nobody ever meets half a service:
+//! nodes, routes, backends, slots, rows, frontends; removals the other way round.
+//!
+//! The [`Planner`] is pure: it keeps a mirror of the maps, compares, and yields [`Step`]s. Time is given to it, as the
+//! time since the agent's start. The steps of one call are carried out before the next call.
+
+mod adopt;
+mod backends;
+mod ids;
+mod nodes;
+mod repair;
+mod services;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use diolkos_abi::address::Address;
+use diolkos_abi::pod::{Node, Route, RouteKey};
+use diolkos_abi::service::{Backend, FrontendKey, row_word};
+
+use crate::dataplane::Capacities;
+use crate::desired::{BackendKey, DesiredService, PortKey, ServiceName};
+use backends::Backends;
+use ids::{Extents, Ids};
+use nodes::NodeRecord;
+use services::{PortRecord, Row};
+
+/// How long ids and slots rest after their last use. Programs hold a number for microseconds; the rest is margin for a
+/// preempted one.
+pub const QUARANTINE: Duration = Duration::from_secs(10);
+
+/// How long a backend that left every slice while its pod was not terminating stays alive for the connections it has.
+pub const ORPHAN_LIFE: Duration = Duration::from_secs(3600);
+
+/// The row of a service id that is free but was in use: no endpoints, and told apart from an id never given out.
+pub const RETIRED_ROW: u64 = row_word(u32::MAX, 0);
+
+/// One write, and whose it is: when it fails, the later steps of the same owner are not tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub owner: Owner,
+    pub operation: Operation,
+}
+
+/// On whose behalf a step is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    Service(ServiceName),
+    Nodes,
+    /// What is left of objects that are gone, and repairs.
+    Housekeeping,
+}
+
+/// A write to the maps. The order of the variants is the order in a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    SetNode { id: u32, node: Node },
+    SetRoute { key: RouteKey, route: Route },
+    SetBackend { id: u32, backend: Backend },
+    WriteSlots { base: u32, backends: Vec<u32> },
+    SetRow { service: u32, row: u64 },
+    InsertFrontend { key: FrontendKey, word: u64 },
+    RemoveFrontend { key: FrontendKey },
+    RetireRow { service: u32 },
+    EndBackend { id: u32, backend: Backend },
+    RemoveRoute { key: RouteKey },
+    RemoveNode { id: u32 },
+}
+
+/// Why an object cannot be programmed now. What it had before stays in place; the caller tries again later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    #[error(
+        "no room in map {map} ({capacity} entries): nothing of it is written, it is tried again; remove Services or endpoints"
+    )]
+    Full { map: &'static str, capacity: u32 },
+    #[error(
+        "Service {by} serves address {address} port {port} already: nothing of it is written; correct spec.clusterIPs of one of them"
+    )]
+    Taken { address: std::net::Ipv6Addr, port: u16, by: ServiceName },
+}
+
+/// A service and what is desired of it now; nothing when it shall be gone.
+pub type ServiceChange<'a> = (&'a ServiceName, Option<&'a DesiredService>);
+
+/// The mirror of the service and node maps, and the ids that are free.
+#[derive(Debug)]
+pub struct Planner {
+    capacities: Capacities,
+    quarantine: Duration,
+    service_ids: Ids,
+    extents: Extents,
+    services: BTreeMap<ServiceName, BTreeMap<PortKey, PortRecord>>,
+    /// Who serves a frontend.
+    frontends: HashMap<FrontendKey, ServiceName>,
+    backends: Backends,
+    node_ids: Ids,
+    nodes: BTreeMap<Arc<str>, NodeRecord>,
+    /// Pod CIDR address to node id.
+    routes: HashMap<Address, u32>,
+    leftovers: Leftovers,
+}
+
+/// What an earlier agent left and no object has claimed yet.
+#[derive(Debug, Default)]
+struct Leftovers {
+    /// Service id to row; nothing when the row cannot be trusted.
+    rows: BTreeMap<u32, Option<Row>>,
+    /// Frontend to service id.
+    frontends: HashMap<FrontendKey, u32>,
+    /// Frontends that point nowhere.
+    stray: HashSet<FrontendKey>,
+    /// Backend id to backend: the rows above name them.
+    backends: HashMap<u32, BackendKey>,
+    nodes: BTreeMap<u32, Node>,
+}
+
+impl Operation {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::SetNode { .. } => 0,
+            Self::SetRoute { .. } => 1,
+            Self::SetBackend { .. } => 2,
+            Self::WriteSlots { .. } => 3,
+            Self::SetRow { .. } => 4,
+            Self::InsertFrontend { .. } => 5,
+            Self::RemoveFrontend { .. } => 6,
+            Self::RetireRow { .. } => 7,
+            Self::EndBackend { .. } => 8,
+            Self::RemoveRoute { .. } => 9,
+            Self::RemoveNode { .. } => 10,
+        }
+    }
+}
+
+impl Step {
+    fn housekeeping(operation: Operation) -> Self {
+        Self { owner: Owner::Housekeeping, operation }
+    }
+}
+
+fn ordered(mut steps: Vec<Step>) -> Vec<Step> {
+    steps.sort_by_key(|step| step.operation.rank());
+    steps
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Nodes and the pod CIDRs that live there.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use diolkos_abi::address::Address;
+use diolkos_abi::pod::{Node, Route, RouteKey};
+
+use super::{NoRoom, Operation, Owner, Planner, Step, ordered};
+use crate::dataplane::map;
+use crate::desired::DesiredNode;
+
+/// A node as the maps hold it.
+#[derive(Debug)]
+pub(super) struct NodeRecord {
+    pub(super) id: u32,
+    pub(super) node: Node,
+}
+
+impl Planner {
+    /// Plans the nodes: `desired` is all of them. A node without room is left out, and named.
+    pub fn plan_nodes(
+        &mut self,
+        desired: &BTreeMap<Arc<str>, DesiredNode>,
+        now: Duration,
+    ) -> (Vec<Step>, Vec<(Arc<str>, NoRoom)>) {
+        let mut operations = self.remove_nodes(desired, now);
+        let mut refused = Vec::new();
+        let mut routes: HashMap<Address, u32> = HashMap::new();
+        // Routes are inserted before others are removed, so those count, too.
+        let prefixes: HashSet<Address> = desired.values().map(|node| node.prefix).collect();
+        let leaving = self.routes.keys().filter(|prefix| !prefixes.contains(*prefix)).count();
+        for (name, wanted) in desired {
+            match self.place_node(name, wanted, routes.len() + leaving, now) {
+                Ok((id, operation)) => {
+                    operations.extend(operation);
+                    routes.insert(wanted.prefix, id);
+                }
+                Err(error) => refused.push((name.clone(), error)),
+            }
+        }
+        for (id, _) in std::mem::take(&mut self.leftovers.nodes) {
+            operations.push(Operation::RemoveNode { id });
+            self.node_ids.release(id, now + self.quarantine);
+        }
+        operations.extend(self.move_routes(routes));
+        let nodes = &self.nodes;
+        operations.extend(self.backends.relocate(|name| nodes.get(name).map_or(0, |record| record.id)));
+        let step = |operation| Step { owner: Owner::Nodes, operation };
+        (ordered(operations.into_iter().map(step).collect()), refused)
+    }
+
+    /// The id of a node by name; 0 when it is not known.
+    pub(super) fn node_id(&self, name: Option<&str>) -> u32 {
+        name.and_then(|name| self.nodes.get(name)).map_or(0, |record| record.id)
+    }
+
+    fn remove_nodes(&mut self, desired: &BTreeMap<Arc<str>, DesiredNode>, now: Duration) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        let (ids, until) = (&mut self.node_ids, now + self.quarantine);
+        self.nodes.retain(|name, record| {
+            let stays = desired.contains_key(name);
+            if !stays {
+                operations.push(Operation::RemoveNode { id: record.id });
+                ids.release(record.id, until);
+            }
+            stays
+        });
+        operations
+    }
+
+    fn place_node(
+        &mut self,
+        name: &Arc<str>,
+        wanted: &DesiredNode,
+        routes: usize,
+        now: Duration,
+    ) -> Result<(u32, Option<Operation>), NoRoom> {
+        if routes >= self.capacities.routes as usize {
+            return Err(NoRoom::Full { map: map::ROUTE, capacity: self.capacities.routes });
+        }
+        if !self.nodes.contains_key(name)
+            && let Some(id) = self.routes.get(&wanted.prefix)
+            && let Some(node) = self.leftovers.nodes.remove(id)
+        {
+            self.nodes.insert(name.clone(), NodeRecord { id: *id, node });
+        }
+        if let Some(record) = self.nodes.get_mut(name) {
+            let operation = Operation::SetNode { id: record.id, node: wanted.node };
+            let is_news = record.node != wanted.node;
+            record.node = wanted.node;
+            return Ok((record.id, is_news.then_some(operation)));
+        }
+        let full = NoRoom::Full { map: map::NODE, capacity: self.capacities.nodes };
+        let id = self.node_ids.take(now).ok_or(full)?;
+        self.nodes.insert(name.clone(), NodeRecord { id, node: wanted.node });
+        Ok((id, Some(Operation::SetNode { id, node: wanted.node })))
+    }
+
+    fn move_routes(&mut self, wanted: HashMap<Address, u32>) -> Vec<Operation> {
+        let old = std::mem::replace(&mut self.routes, wanted);
+        let gone = old.keys().filter(|prefix| !self.routes.contains_key(*prefix));
+        let gone = gone.map(|prefix| Operation::RemoveRoute { key: route_key(*prefix) });
+        let news = self.routes.iter().filter(|(prefix, id)| old.get(*prefix) != Some(id));
+        news.map(|(prefix, id)| set_route(*prefix, *id)).chain(gone).collect()
+    }
+}
+
+pub(super) fn route_key(prefix: Address) -> RouteKey {
+    RouteKey { prefix, zone: 0 }
+}
+
+pub(super) fn set_route(prefix: Address, node: u32) -> Operation {
+    Operation::SetRoute { key: route_key(prefix), route: Route { node, ..Route::default() } }
+}

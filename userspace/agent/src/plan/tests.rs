@@ -1,0 +1,182 @@
+//! The planner against the model: at no step does a client meet half a service.
+#![allow(clippy::unwrap_used)]
+
+mod adoption;
+mod random;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::service::{FrontendKey, backend_state, frontend_parts, row_parts, scope};
+
+use super::*;
+use crate::dataplane::Dataplane;
+use crate::dataplane::execute::{Outcome, execute};
+use crate::dataplane::model::Model;
+use crate::desired::{DesiredNode, DesiredPort};
+
+const SMALL: Capacities = Capacities {
+    frontends: 24,
+    services: 16,
+    slots: 256,
+    backends: 128,
+    nodes: 8,
+    routes: 8,
+    endpoints: 8,
+    netnses: 8,
+};
+
+type Services = BTreeMap<ServiceName, DesiredService>;
+
+fn service_name(n: u8) -> ServiceName {
+    ServiceName { namespace: "default".into(), name: format!("s{n}") }
+}
+
+fn frontend(address: u8, port: u16) -> FrontendKey {
+    FrontendKey::new(v4_mapped([10, 96, 0, address]), port.to_be_bytes(), protocol::TCP, scope::CLUSTER)
+}
+
+fn backend(n: u8) -> BackendKey {
+    BackendKey { address: v4_mapped([10, 244, 0, n]), port: 8080 }
+}
+
+/// A Service port with these backends; every third backend runs on node `n0`, every third on `n1`.
+fn port(address: u8, port: u16, backends: impl IntoIterator<Item = u8>) -> (PortKey, DesiredPort) {
+    let node = |n: u8| (n % 3 < 2).then(|| Arc::from(format!("n{}", n % 3)));
+    let row = backends.into_iter().map(|n| (backend(n), node(n))).collect();
+    let desired = DesiredPort { frontends: vec![frontend(address, port)], row, draining: BTreeMap::new() };
+    (PortKey { port, protocol: protocol::TCP }, desired)
+}
+
+fn service(ports: impl IntoIterator<Item = (PortKey, DesiredPort)>) -> DesiredService {
+    DesiredService { ports: ports.into_iter().collect() }
+}
+
+fn node(n: u8) -> (Arc<str>, DesiredNode) {
+    let node = Node { tunnel_v4: [192, 0, 2, n], mac: [2, 0, 0, 0, 0, n], mtu: 1450, ..Node::default() };
+    (Arc::from(format!("n{n}")), DesiredNode { node, prefix: v4_mapped([10, 244, n, 0]) })
+}
+
+/// What clients reach, without ids: frontend to backends, each with the tunnel of its node.
+type Reachable = BTreeMap<(Ipv4Addr, u16), BTreeSet<(BackendKey, [u8; 4])>>;
+
+/// What a client meets at this moment. Fails when a frontend leads to anything but backends that are alive.
+fn reachable(model: &mut Model) -> Reachable {
+    let found = model.adopt().unwrap();
+    let nodes: BTreeMap<u32, Node> = found.nodes.iter().copied().collect();
+    let mut reachable = Reachable::new();
+    for (key, word) in &found.frontends {
+        let (service, tag, flags) = frontend_parts(*word);
+        assert_eq!((tag, flags), (key.tag(), 0), "{key:?} has the tag of another key");
+        let word = model.row(service);
+        assert_ne!(word, RETIRED_ROW, "{key:?} leads to the retired service {service}");
+        let (base, count) = row_parts(word);
+        let mut backends = BTreeSet::new();
+        for slot in base..base + count {
+            let id = model.slot(slot);
+            let backend = model.backend(id);
+            assert_eq!(
+                backend.state,
+                backend_state::ALIVE,
+                "slot {slot} of {key:?} leads to backend {id}: {backend:?}"
+            );
+            let tunnel = nodes.get(&backend.node).map(|node| node.tunnel_v4).unwrap_or_default();
+            backends.insert((BackendKey { address: backend.address, port: u16::from_be_bytes(backend.port) }, tunnel));
+        }
+        assert_eq!(backends.len(), count as usize, "a row of {key:?} names a backend twice");
+        let [.., a, b, c, d] = key.address;
+        reachable.insert((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes(key.port)), backends);
+    }
+    reachable
+}
+
+/// A planner and the model it fills, step by step.
+struct World {
+    model: Model,
+    planner: Planner,
+    now: Duration,
+    /// What clients must be able to reach at every step: every frontend with backends before and after the plan.
+    writes: usize,
+}
+
+impl World {
+    fn new(capacities: Capacities) -> Self {
+        Self::over(Model::new(capacities))
+    }
+
+    /// A new agent over an existing dataplane.
+    fn over(mut model: Model) -> Self {
+        let found = model.adopt().unwrap();
+        let planner = Planner::adopt(model.capacities(), QUARANTINE, &found, Duration::ZERO);
+        Self { model, planner, now: Duration::ZERO, writes: 0 }
+    }
+
+    /// The first plan of an agent: all that is desired, then the leftovers.
+    fn start(&mut self, services: &Services, nodes: &BTreeMap<Arc<str>, DesiredNode>) {
+        self.nodes(nodes);
+        let all: Vec<_> = services.iter().map(|(name, service)| (name, Some(service))).collect();
+        assert_eq!(self.change(&all), vec![]);
+        let steps = self.planner.finish_adoption(self.now);
+        self.run(&steps);
+        self.tidy();
+    }
+
+    fn nodes(&mut self, nodes: &BTreeMap<Arc<str>, DesiredNode>) {
+        let (steps, refused) = self.planner.plan_nodes(nodes, self.now);
+        assert_eq!(refused, vec![]);
+        self.run(&steps);
+    }
+
+    fn change(&mut self, changes: &[ServiceChange<'_>]) -> Vec<(ServiceName, NoRoom)> {
+        let (steps, refused) = self.planner.plan(changes, self.now);
+        self.run(&steps);
+        refused
+    }
+
+    fn tidy(&mut self) {
+        let steps = self.planner.housekeeping(self.now);
+        self.run(&steps);
+    }
+
+    /// Carries out the steps one by one. After each, whoever could be reached before and after the whole plan can be
+    /// reached, and nobody leads to a backend that is not alive.
+    fn run(&mut self, steps: &[Step]) {
+        assert!(steps.is_sorted_by_key(|step| step.operation.rank()), "the plan is out of order: {steps:?}");
+        let before = reachable(&mut self.model);
+        let mut after = self.model.clone();
+        assert!(execute(&mut after, steps).iter().all(|outcome| matches!(outcome, Outcome::Done)));
+        let after = reachable(&mut after);
+        for step in steps {
+            for outcome in execute(&mut self.model, std::slice::from_ref(step)) {
+                assert!(matches!(outcome, Outcome::Done), "{step:?} gave {outcome:?}");
+            }
+            let now = reachable(&mut self.model);
+            for (key, _) in
+                before.iter().filter(|(key, row)| !row.is_empty() && after.get(key).is_some_and(|r| !r.is_empty()))
+            {
+                assert!(now.get(key).is_some_and(|row| !row.is_empty()), "after {step:?} nobody answers at {key:?}");
+            }
+        }
+        self.writes += steps.len();
+    }
+}
+
+/// What clients shall reach.
+fn wanted(services: &Services, nodes: &BTreeMap<Arc<str>, DesiredNode>) -> Reachable {
+    let tunnel = |name: &Option<Arc<str>>| {
+        name.as_ref().and_then(|name| nodes.get(name)).map(|node| node.node.tunnel_v4).unwrap_or_default()
+    };
+    let mut reachable = Reachable::new();
+    for port in services.values().flat_map(|service| service.ports.values()) {
+        for key in &port.frontends {
+            let [.., a, b, c, d] = key.address;
+            let row = port.row.iter().map(|(key, node)| (*key, tunnel(node))).collect();
+            reachable.insert((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes(key.port)), row);
+        }
+    }
+    reachable
+}
