@@ -30,7 +30,7 @@ pub(crate) const SUITES: [Suite; 7] = [
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 120 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
     Suite { name: "cri", binaries: &["cri"], system: true, budget: 90 },
-    Suite { name: "e2e", binaries: &["e2e"], system: true, budget: 360 },
+    Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 360 },
 ];
 
 impl Suite {

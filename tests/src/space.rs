@@ -1,0 +1,212 @@
+//! Namespaces that stand for a machine: the control plane's, and one a node.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::tools;
+
+/// The first process of the cluster: it adopts and reaps what daemons leave behind.
+const INIT: &str = "mount -t tmpfs tmpfs /run && ip link set lo up && echo $$ || exit 1
+while :; do sleep 3600 & wait $!; done";
+
+/// Holds a node's namespaces. Its own /run and bpffs are what makes a node forget the others.
+const HOLDER: &str =
+    "mount -t tmpfs tmpfs /run && mount -t bpf bpf /sys/fs/bpf && ip link set lo up && echo $$ || exit 1
+exec sleep infinity";
+
+/// Joins the cgroup $0, then becomes the command.
+const JOIN: &str = "echo 0 > \"$0/cgroup.procs\" && exec \"$@\"";
+
+/// A set of namespaces, entered by nsenter: `ip netns exec` would hide cgroups and bpffs.
+#[derive(Clone, Debug)]
+pub struct Space {
+    pid: PathBuf,
+    mount: PathBuf,
+    net: PathBuf,
+    cgroup: PathBuf,
+    /// The holder's process id inside the cluster's process namespace.
+    holder: u32,
+}
+
+impl Space {
+    /// A command inside, with the tools on its PATH and in the space's cgroup.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.command_in(&self.cgroup, program)
+    }
+
+    /// A command inside, in another cgroup.
+    pub fn command_in(&self, cgroup: &Path, program: impl AsRef<Path>) -> Command {
+        let mut command = self.enter();
+        command.args(["sh", "-c", JOIN]).arg(cgroup).arg(program.as_ref());
+        command
+    }
+
+    /// nsenter into the namespaces; its next argument is the program.
+    pub fn enter(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        for (kind, path) in [("pid", &self.pid), ("mount", &self.mount), ("net", &self.net)] {
+            command.arg(format!("--{kind}={}", path.display()));
+        }
+        command.arg("--");
+        environment(&mut command);
+        command
+    }
+
+    /// Runs to the end and returns what it printed; an error carries what it complained about.
+    pub fn run(&self, argv: &[&str]) -> Result<String> {
+        let (program, arguments) = argv.split_first().context("no program to run")?;
+        finish(self.command(program).args(arguments), argv)
+    }
+
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Its network namespace, for setns by a thread.
+    pub fn network_namespace(&self) -> &Path {
+        &self.net
+    }
+
+    pub(crate) fn holder(&self) -> u32 {
+        self.holder
+    }
+}
+
+/// Waits for a command and returns its output, or why it failed.
+pub fn finish(command: &mut Command, shown: &[&str]) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", shown.join(" ")))?;
+    if !output.status.success() {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!("`{}` failed ({}): {}{}", shown.join(" "), output.status, out.trim(), err.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The namespaces of a cluster: the control plane's own, and the process namespace of all.
+pub struct Spaces {
+    control: Space,
+    keeper: Keeper,
+    /// Processes that hold the nodes' namespaces; they end with the keeper.
+    holders: Vec<Child>,
+}
+
+impl Spaces {
+    /// `cgroup` is for what runs beside the control plane.
+    pub fn new(cgroup: PathBuf) -> Result<Self> {
+        let keeper = Keeper::start()?;
+        let proc = PathBuf::from(format!("/proc/{}/ns", keeper.init));
+        let control =
+            Space { pid: proc.join("pid"), mount: proc.join("mnt"), net: proc.join("net"), cgroup, holder: 1 };
+        Ok(Self { control, keeper, holders: Vec::new() })
+    }
+
+    pub fn control(&self) -> &Space {
+        &self.control
+    }
+
+    /// Namespaces of one more node, connected to nothing yet.
+    pub fn add(&mut self, cgroup: PathBuf) -> Result<Space> {
+        let mut command = self.control.enter();
+        command.args(["unshare", "--mount", "--net", "sh", "-c", HOLDER]);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a node's holder")?;
+        let holder = first_number(&mut child).context("a node's namespaces could not be made (see above)");
+        self.holders.push(child);
+        let holder = holder?;
+        // Through the root of the first process: its /proc is the one that knows the holder.
+        let proc = PathBuf::from(format!("/proc/{}/root/proc/{holder}/ns", self.keeper.init));
+        Ok(Space { pid: self.control.pid.clone(), mount: proc.join("mnt"), net: proc.join("net"), cgroup, holder })
+    }
+}
+
+impl Drop for Spaces {
+    fn drop(&mut self) {
+        self.keeper.stop();
+        for holder in &mut self.holders {
+            let _ = holder.wait();
+        }
+    }
+}
+
+/// The process whose end ends the cluster.
+struct Keeper {
+    /// The first process of the namespace, as we see it.
+    init: u32,
+    stop: mpsc::Sender<()>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// The kernel's signal on a parent's death is about the parent's thread, so one thread does nothing
+    /// but live as long as the cluster.
+    fn start() -> Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (report, started) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let spawned = spawn_init();
+            let (outer, result) = match spawned {
+                Ok((outer, init)) => (Some(outer), Ok(init)),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = report.send(result);
+            // Ends when the sender is used or dropped.
+            let _ = stopped.recv();
+            if let Some(mut outer) = outer {
+                let _ = outer.kill();
+                let _ = outer.wait();
+            }
+        });
+        let init = started.recv().context("the cluster's keeper ended")??;
+        Ok(Self { init, stop, thread: Some(thread) })
+    }
+
+    fn stop(&mut self) {
+        let _ = self.stop.send(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn_init() -> Result<(Child, u32)> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
+    command.args(["--mount", "--net", "sh", "-c", INIT]).stdin(Stdio::null()).stdout(Stdio::piped());
+    environment(&mut command);
+    let mut outer = command.spawn().context("cannot start setpriv and unshare (package util-linux)")?;
+    let init = first_number(&mut outer)
+        .context("the cluster's namespaces could not be made (see above)")
+        .and_then(|_| child_of(outer.id()));
+    if init.is_err() {
+        let _ = outer.kill();
+        let _ = outer.wait();
+    }
+    init.map(|init| (outer, init))
+}
+
+fn environment(command: &mut Command) {
+    command.env("PATH", tools::path());
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(tools::libraries()).unwrap_or_default());
+}
+
+fn first_number(child: &mut Child) -> Result<u32> {
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+    line.trim().parse().with_context(|| format!("it said {line:?}"))
+}
+
+/// The one child of a process.
+fn child_of(parent: u32) -> Result<u32> {
+    let entries = std::fs::read_dir("/proc").context("cannot read /proc")?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let child = pids.find(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|value| value.trim() == parent.to_string()))
+    });
+    child.context("unshare has no child")
+}
