@@ -1,0 +1,186 @@
+//! ADD, CHECK, DEL, GC and STATUS of pods that work.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use diolkos_abi::address::v4_mapped;
+use diolkos_abi::pod::netns_flags;
+use serde_json::json;
+
+use crate::world::{Node, Sandbox, address, ip, link_exists, on_a_node, request};
+
+#[test]
+fn add_makes_a_pod_that_check_approves_and_del_takes_everything_away() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandbox = Sandbox::new();
+        let result = node.add("c1", &sandbox).await.unwrap();
+        assert_eq!(address(&result), Ipv4Addr::new(10, 244, 1, 2));
+        assert_eq!(result["interfaces"][1]["sandbox"], sandbox.path.as_str());
+        assert_pod(&sandbox, result["interfaces"][1]["mac"].as_str().unwrap());
+        assert_host(&node, &result);
+
+        let mut check = request("CHECK", "c1", &sandbox.path);
+        check.config.insert("prevResult".into(), result.clone());
+        node.call(check).await.unwrap();
+        assert_eq!(node.add("c1", &sandbox).await.unwrap(), result, "a repeated ADD answers the same");
+
+        node.call(request("DEL", "c1", &sandbox.path)).await.unwrap();
+        node.assert_empty();
+        assert!(!sandbox.ip("-o link").contains("eth0"));
+        for netns in ["", "/nonexistent/netns", &sandbox.path] {
+            node.call(request("DEL", "c1", netns)).await.unwrap();
+        }
+    });
+}
+
+fn assert_pod(sandbox: &Sandbox, mac: &str) {
+    let link = sandbox.ip("link show eth0");
+    assert!(link.contains("mtu 1450") && link.contains(",UP") && link.contains(mac), "{link}");
+    assert!(sandbox.ip("link show lo").contains("LOOPBACK,UP"));
+    assert!(sandbox.ip("-4 -o addr show eth0").contains("10.244.1.2/32"));
+    let route = sandbox.ip("route");
+    assert_eq!(route.trim(), "default via 169.254.1.1 dev eth0 proto static onlink");
+    assert!(sandbox.ip("neigh").contains("PERMANENT"));
+}
+
+fn assert_host(node: &Node, result: &serde_json::Value) {
+    let host = node.host_ifname(result);
+    assert!(host.starts_with("di") && host.len() == 13, "{host}");
+    let link = ip(&format!("-d link show {host}"));
+    assert!(link.contains("mtu 1450") && link.contains("alias diolkos"), "{link}");
+    let route = ip("route show proto 209");
+    assert_eq!(route.trim(), format!("10.244.1.2 dev {host} scope link src 10.244.1.1"));
+    let dataplane = node.dataplane.lock();
+    assert_eq!(dataplane.attached_pods().unwrap(), [host]);
+    let endpoints = dataplane.endpoints().unwrap();
+    assert_eq!(endpoints[0].0, v4_mapped([10, 244, 1, 2]));
+    assert_eq!(dataplane.netnses().unwrap()[0].1.v4, [10, 244, 1, 2]);
+}
+
+#[test]
+fn the_node_and_other_pods_reach_a_pod() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let (server, client) = (Sandbox::new(), Sandbox::new());
+        let at = SocketAddr::from((address(&node.add("server", &server).await.unwrap()), 7000));
+        let from = address(&node.add("client", &client).await.unwrap());
+        let listener = server.inside(move || TcpListener::bind(at).unwrap());
+        let ask = move || {
+            let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5)).unwrap();
+            stream.write_all(b"x").unwrap();
+            stream.local_addr().unwrap().ip()
+        };
+        assert_eq!(ask(), node.network.gateway, "the node's source is its gateway address");
+        assert_eq!(client.inside(ask), from);
+        for expected in [node.network.gateway, from] {
+            let (mut stream, peer) = listener.accept().unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            assert_eq!((peer.ip(), byte), (expected.into(), *b"x"));
+        }
+    });
+}
+
+#[test]
+fn check_names_what_is_damaged_and_the_next_add_heals_it() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandbox = Sandbox::new();
+        let result = node.add("c1", &sandbox).await.unwrap();
+        let host = node.host_ifname(&result);
+        let check = || node.call(request("CHECK", "c1", &sandbox.path));
+        check().await.unwrap();
+
+        sandbox.ip("addr del 10.244.1.2/32 dev eth0");
+        let error = check().await.unwrap_err();
+        assert!(error.code == 103 && error.msg.contains("address"), "{error:?}");
+        let healed = node.add("c1", &sandbox).await.unwrap();
+        assert_ne!(address(&healed), address(&result), "the old address rests");
+        check().await.unwrap();
+
+        ip(&format!("route del {} dev {host}", address(&healed)));
+        assert!(check().await.unwrap_err().msg.contains("route"));
+        node.pods.repair().await.unwrap();
+        check().await.unwrap();
+
+        node.dataplane.lock().detach_pod(&host).unwrap();
+        assert!(check().await.unwrap_err().msg.contains("programs"));
+        node.pods.repair().await.unwrap();
+        check().await.unwrap();
+
+        let elsewhere = Sandbox::new();
+        assert_eq!(node.call(request("CHECK", "c1", &elsewhere.path)).await.unwrap_err().code, 103);
+        assert_eq!(node.call(request("CHECK", "c2", &sandbox.path)).await.unwrap_err().code, 3);
+    });
+}
+
+#[test]
+fn a_pod_whose_namespace_is_gone_is_deleted_without_it() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandbox = Sandbox::new();
+        let host = node.host_ifname(&node.add("c1", &sandbox).await.unwrap());
+        drop(sandbox);
+        node.call(request("DEL", "c1", "")).await.unwrap();
+        node.assert_empty();
+        assert!(!link_exists(&host));
+    });
+}
+
+#[test]
+fn a_pod_that_opts_out_is_marked_so() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandbox = Sandbox::new();
+        let mut add = request("ADD", "c1", &sandbox.path);
+        add.config.insert("diolkos.dev/socket-lb".into(), json!("off"));
+        node.call(add).await.unwrap();
+        assert_eq!(node.dataplane.lock().netnses().unwrap()[0].1.flags, netns_flags::OPT_OUT);
+    });
+}
+
+#[test]
+fn gc_removes_what_the_runtime_no_longer_knows_of_its_network() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandboxes = [Sandbox::new(), Sandbox::new(), Sandbox::new()];
+        node.add("kept", &sandboxes[0]).await.unwrap();
+        node.add("lost", &sandboxes[1]).await.unwrap();
+        let mut other = request("ADD", "other", &sandboxes[2].path);
+        other.config.insert("name".into(), json!("another-network"));
+        node.call(other).await.unwrap();
+
+        let mut gc = request("GC", "", "");
+        gc.config.insert("cniVersion".into(), json!("1.1.0"));
+        let valid = json!([{ "containerID": "kept", "ifname": "eth0" }]);
+        gc.config.insert("cni.dev/valid-attachments".into(), valid);
+        node.call(gc).await.unwrap();
+        let left: Vec<String> = node.pods.attachments().into_iter().map(|held| held.container_id).collect();
+        assert_eq!(left, ["kept", "other"]);
+        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn results_and_errors_speak_the_version_of_the_request() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandbox = Sandbox::new();
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
+            let mut add = request("ADD", "c1", &sandbox.path);
+            add.config.insert("cniVersion".into(), json!(version));
+            assert_eq!(node.call(add).await.unwrap()["cniVersion"], version);
+            let mut check = request("CHECK", "absent", &sandbox.path);
+            check.config.insert("cniVersion".into(), json!(version));
+            assert_eq!(node.call(check).await.unwrap_err().cni_version, version);
+        }
+        let mut old = request("ADD", "c2", &sandbox.path);
+        old.config.insert("cniVersion".into(), json!("0.2.0"));
+        assert_eq!(node.call(old).await.unwrap_err().code, 1);
+        assert_eq!(node.call(request("FROB", "c1", "")).await.unwrap_err().code, 4);
+        let versions = node.call(request("VERSION", "", "")).await.unwrap();
+        assert_eq!(versions["supportedVersions"], json!(["0.4.0", "1.0.0", "1.1.0"]));
+    });
+}

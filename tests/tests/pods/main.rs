@@ -1,0 +1,10 @@
+//! Pods and the overlay in the kernel: real namespaces, real devices, a model of the dataplane. Needs root.
+
+#![allow(clippy::unwrap_used)]
+
+mod failures;
+mod lifecycle;
+mod overlay;
+mod restart;
+mod server;
+mod world;
