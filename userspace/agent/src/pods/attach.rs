@@ -78,6 +78,13 @@ impl Pods {
             if state.attachments.len() >= ENDPOINTS as usize {
                 return Err(PodsError::TooManyPods { limit: ENDPOINTS as usize });
             }
+            if state.attachments.values().any(|held| held.host_ifname == host_ifname) {
+                // Two keys with one hash: 44 bits make it rare, not impossible.
+                return Err(PodsError::InterfaceExists {
+                    ifname: host_ifname,
+                    place: "another pod of this node".into(),
+                });
+            }
             let attachment = Attachment {
                 container_id: call.key.container_id.clone(),
                 ifname: call.key.ifname.clone(),
