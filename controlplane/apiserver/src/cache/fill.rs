@@ -43,7 +43,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Err(trouble) => trouble,
         };
-        refill |= matches!(trouble, Trouble::Compacted);
+        // A store that went back and comes past our revision again holds something else.
+        refill |= matches!(trouble, Trouble::Compacted | Trouble::WentBack { .. });
         shared.report(&trouble);
         // One that went well for a while and then broke is tried at once.
         if started.elapsed() > PAUSE.1 {

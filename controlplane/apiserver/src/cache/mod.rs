@@ -106,10 +106,13 @@ struct Inner {
     tasks: Vec<AbortHandle>,
 }
 
+/// The selectable fields of a resource, `core/pods`.
+type FieldsOf = dyn Fn(&str) -> Vec<SelectableField> + Send + Sync;
+
 /// What the cache's tasks and watches share.
 struct Shared {
     store: Arc<dyn Store>,
-    fields: Box<dyn Fn(&str) -> Vec<SelectableField> + Send + Sync>,
+    fields: Box<FieldsOf>,
     limits: Limits,
     state: RwLock<State>,
     /// The state's revision for those who wait for one; 0 until the cache is filled.

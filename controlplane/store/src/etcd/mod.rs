@@ -69,22 +69,23 @@ impl Etcd {
     pub async fn wait_ready(&self, patience: Duration) -> Result<Revision, StoreError> {
         let start = Instant::now();
         let (mut pause, mut reported) = (READY_PAUSE.0, start);
+        let mut last = self.unavailable(format!("no answer within {patience:?}"));
         loop {
             let left = patience.saturating_sub(start.elapsed());
-            let error = match timeout(left, self.revision()).await {
+            match timeout(left, self.revision()).await {
                 Ok(Ok(revision)) => {
                     info!(endpoints = %self.endpoints, revision, "etcd answers");
                     return Ok(revision);
                 }
-                Ok(Err(error @ StoreError::Unavailable { .. })) => error,
+                Ok(Err(error @ StoreError::Unavailable { .. })) => last = error,
                 Ok(Err(error)) => return Err(error),
-                Err(_) => self.unavailable(format!("no answer within {patience:?}")),
-            };
+                Err(_) => return Err(advised(last)),
+            }
             if start.elapsed() + pause >= patience {
-                return Err(error);
+                return Err(advised(last));
             }
             if reported.elapsed() >= READY_REPORT {
-                warn!(waited = ?start.elapsed(), left = ?left, %error, "waiting for etcd");
+                warn!(waited = ?start.elapsed(), left = ?left, error = %last, "waiting for etcd");
                 reported = Instant::now();
             }
             sleep(pause).await;
@@ -114,6 +115,18 @@ impl Etcd {
 
     fn unavailable(&self, cause: String) -> StoreError {
         StoreError::Unavailable { endpoints: self.endpoints.clone(), cause }
+    }
+}
+
+/// A peer that turns our certificate away closes the connection after the handshake of TLS 1.3, and whether we read its
+/// reason before that is a race: the advice is there always.
+fn advised(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { endpoints, cause } if !cause.contains("refused") => StoreError::Unavailable {
+            endpoints,
+            cause: format!("{cause} (see that it has a leader, and that it and we trust each other's certificates)"),
+        },
+        error => error,
     }
 }
 
