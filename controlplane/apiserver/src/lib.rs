@@ -1,1 +1,181 @@
-//! placeholder
+//! The apiserver: authentication, audit, limits, authorization, and one set of verb handlers behind gRPC and REST.
+
+pub mod pki;
+mod serve;
+mod stack;
+mod grpc;
+mod rest;
+mod handlers;
+mod patch;
+mod addresses;
+mod bootstrap;
+pub mod cache;
+mod metrics;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use diolkos_api::kind::Registry;
+use diolkos_store::{Etcd, EtcdConfig, Store};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use addresses::ServiceAddresses;
+use cache::Cache;
+use handlers::Handlers;
+use metrics::Metrics;
+use pki::Pki;
+use serve::{Shutdown, Stop};
+use stack::Limits;
+
+/// How long the first fill of the cache may take before the server gives up starting.
+const FILL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the server waits for a store that is still starting.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to run an apiserver.
+pub struct Options {
+    pub listen: SocketAddr,
+    /// Under which the other machines reach this server: it goes into the certificate, the kubeconfig and the endpoints
+    /// of the `kubernetes` service.
+    pub advertise_address: IpAddr,
+    /// Further DNS names and addresses of the server certificate.
+    pub names: Vec<String>,
+    /// Where the certificates are, or will be after the first start.
+    pub cert_dir: PathBuf,
+    /// Without certificates, those of `cert_dir` are shown to etcd.
+    pub etcd: EtcdConfig,
+    /// The range of ClusterIPs, IPv4.
+    pub service_cidr: IpNetwork,
+}
+
+/// What a server needs beside its store and its certificates.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    pub advertise_address: IpAddr,
+    pub service_cidr: IpNetwork,
+    pub cache: cache::Limits,
+}
+
+/// A server that serves; dropping it stops it.
+pub struct Running {
+    address: SocketAddr,
+    stop: Stop,
+    cache: Cache,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends watches, lets requests in flight finish for a bounded time, and closes the port.
+    pub async fn stop(self) {
+        self.stop.begin();
+        self.cache.shutdown();
+        for task in self.tasks {
+            if let Err(cause) = task.await {
+                tracing::error!(%cause, "a task of the apiserver failed");
+            }
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let addresses = service_addresses(options.service_cidr)?;
+    let mut names = vec![options.advertise_address.to_string(), addresses.first().to_string()];
+    if !options.listen.ip().is_unspecified() {
+        names.push(options.listen.ip().to_string());
+    }
+    names.extend(options.names);
+    let pki = Pki::open(&options.cert_dir, &names).context("cannot use the certificates")?;
+    let server = SocketAddr::new(options.advertise_address, options.listen.port());
+    let kubeconfig = pki.ensure_admin_kubeconfig(&format!("https://{server}"))?;
+    let store = Etcd::connect(with_own_certificates(options.etcd, &pki)).await.context("cannot use etcd")?;
+    store.wait_ready(STORE_PATIENCE).await.context("etcd is not there")?;
+    let settings = Settings {
+        listen: options.listen,
+        advertise_address: options.advertise_address,
+        service_cidr: options.service_cidr,
+        cache: cache::Limits::default(),
+    };
+    let running = serve_with(Arc::new(store), &pki, settings).await?;
+    tracing::info!(address = %running.address(), kubeconfig = %kubeconfig.display(), "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    running.stop().await;
+    Ok(())
+}
+
+/// Serves a store. Returns when the port is open, the cache filled and the cluster's own objects are there.
+pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) -> anyhow::Result<Running> {
+    let addresses = service_addresses(settings.service_cidr)?;
+    let tls = serve::tls_config(pki.ca_pem(), pki.apiserver())?;
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let address = listener.local_addr()?;
+    let advertised = SocketAddr::new(settings.advertise_address, address.port());
+    let registry = Arc::new(Registry::builtin());
+    let fields = {
+        let registry = registry.clone();
+        move |resource: &str| {
+            let kind = registry.find_key(&format!("{}{resource}/", cache::ROOT));
+            kind.map(|kind| kind.fields.clone()).unwrap_or_default()
+        }
+    };
+    let cache = Cache::start(store.clone(), fields, settings.cache);
+    if tokio::time::timeout(FILL_TIMEOUT, cache.ready()).await.is_err() {
+        let why = cache.health().err().unwrap_or_else(|| "no reason is known".into());
+        anyhow::bail!("the cache was not filled within {} s: {why}", FILL_TIMEOUT.as_secs());
+    }
+    let metrics = Metrics::default();
+    let handlers = Handlers {
+        store,
+        cache: cache.clone(),
+        registry,
+        addresses,
+        metrics: metrics.clone(),
+        public_address: bootstrap::public_address(advertised),
+    };
+    bootstrap::ensure(&handlers, advertised).await.context("cannot make the cluster's own objects")?;
+    let grpc = tonic::service::Routes::new(grpc::service(handlers.clone())).into_axum_router();
+    let router = stack::wrap(grpc.fallback_service(rest::routes(handlers.clone())), Limits::new(metrics));
+    let (stop, shutdown) = Shutdown::new();
+    let tasks = vec![
+        tokio::spawn(serve::serve(listener, tls, router, shutdown.clone())),
+        tokio::spawn(bootstrap::keep(handlers, advertised, shutdown)),
+    ];
+    Ok(Running { address, stop, cache, tasks })
+}
+
+fn service_addresses(range: IpNetwork) -> anyhow::Result<ServiceAddresses> {
+    match range {
+        IpNetwork::V4(range) => ServiceAddresses::new(Ipv4Network::new(range.ip(), range.prefix())?),
+        IpNetwork::V6(range) => anyhow::bail!("the service CIDR {range} is IPv6; ClusterIPs are IPv4"),
+    }
+}
+
+fn with_own_certificates(mut etcd: EtcdConfig, pki: &Pki) -> EtcdConfig {
+    if etcd.ca.is_none() && etcd.cert.is_none() && etcd.key.is_none() {
+        etcd.ca = Some(pki.etcd_ca_pem().to_owned());
+        etcd.cert = Some(pki.etcd_client().cert_pem.clone());
+        etcd.key = Some(pki.etcd_client().key_pem.clone());
+    }
+    etcd
+}

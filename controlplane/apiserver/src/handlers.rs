@@ -1,0 +1,155 @@
+//! One set of verbs, behind gRPC and REST alike. A handler authorizes, does, and answers in the words of the wire
+//! schema; failures are Kubernetes' Status.
+
+mod body;
+mod create;
+mod delete;
+mod list;
+mod patch;
+mod scale;
+mod transaction;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use diolkos_api::kind::{Kind, Registry};
+use diolkos_api::status::Failure;
+use diolkos_api::wire;
+use diolkos_store::{Store, StoreError};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use crate::addresses::ServiceAddresses;
+use crate::cache::Cache;
+use crate::metrics::Metrics;
+use crate::stack::authorization::authorize;
+use crate::stack::{Attributes, Record, User};
+
+pub(crate) use list::Listing;
+pub(crate) use transaction::stored_bytes;
+pub(crate) use watch::{Event, Events, bookmark};
+
+/// The verbs. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Handlers {
+    pub store: Arc<dyn Store>,
+    pub cache: Cache,
+    pub registry: Arc<Registry>,
+    pub addresses: ServiceAddresses,
+    pub metrics: Metrics,
+    /// HOST:PORT under which clients reach this server, as discovery tells it.
+    pub public_address: Arc<str>,
+}
+
+/// Who asks, and where the audit line is gathered.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub user: User,
+    pub record: Record,
+}
+
+/// What a request is about, after it was found and allowed.
+struct Target {
+    kind: Arc<Kind>,
+    namespace: String,
+    name: String,
+    subresource: String,
+}
+
+impl Target {
+    fn key(&self) -> String {
+        self.kind.key(&self.namespace, &self.name)
+    }
+
+    fn not_found(&self) -> Failure {
+        Failure::not_found(self.kind.resource(), &self.name)
+    }
+}
+
+impl Handlers {
+    /// Authorizes, then finds the kind. `named`: the request is about one object.
+    fn target(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        key: Option<wire::Key>,
+        named: bool,
+    ) -> Result<Target, Failure> {
+        let key = key.unwrap_or_default();
+        let attributes = attributes(verb, &key);
+        caller.record.note(&attributes);
+        authorize(&caller.user, &attributes)?;
+        let kind = self.registry.find(&key.group, &key.version, &key.plural).ok_or_else(Failure::no_such_resource)?;
+        check_verb(&kind, &key.subresource, verb)?;
+        if named && key.name.is_empty() {
+            return Err(Failure::method_not_allowed());
+        }
+        if kind.namespaced && named && key.namespace.is_empty() {
+            return Err(Failure::bad_request("an empty namespace may not be set when a resource name is provided"));
+        }
+        if !kind.namespaced && !key.namespace.is_empty() {
+            return Err(Failure::no_such_resource());
+        }
+        // Names become parts of storage keys.
+        if [&key.namespace, &key.name].into_iter().any(|part| part.contains('/') || part == "." || part == "..") {
+            return Err(Failure::bad_request("names may not contain '/', or be '.' or '..'"));
+        }
+        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource })
+    }
+}
+
+fn attributes(verb: &'static str, key: &wire::Key) -> Attributes {
+    let is_namespace = key.group.is_empty() && key.plural == "namespaces";
+    Attributes {
+        verb,
+        group: key.group.clone(),
+        resource: key.plural.clone(),
+        subresource: key.subresource.clone(),
+        namespace: if is_namespace { key.name.clone() } else { key.namespace.clone() },
+        name: key.name.clone(),
+        path: String::new(),
+    }
+}
+
+/// 404 for a part that the kind does not have, 405 for a verb that it does not have.
+fn check_verb(kind: &Kind, subresource: &str, verb: &str) -> Result<(), Failure> {
+    let verbs = match subresource {
+        "" => kind.verbs,
+        name => kind.subresource(name).ok_or_else(Failure::no_such_resource)?.verbs,
+    };
+    if verbs.contains(&verb) { Ok(()) } else { Err(Failure::method_not_allowed()) }
+}
+
+/// What the store says when it does not answer, to a client.
+pub(crate) fn store_failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Compacted { .. } => Failure::expired("The resourceVersion for the provided list is too old."),
+        StoreError::Future { asked, current } => Failure::too_large_resource_version(asked, current),
+        StoreError::Unavailable { .. } => Failure::unavailable(error.to_string()),
+        StoreError::Refused { .. } => Failure::internal(error),
+    }
+}
+
+/// An object as it is served: with its version.
+fn reply(object: &Value, revision: i64, warnings: Vec<String>) -> wire::Object {
+    wire::Object { json: Bytes::from(object.to_string()), resource_version: revision, warnings }
+}
+
+/// The present second, the resolution that objects have.
+pub(crate) fn present() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let second = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
+}
+
+/// The time as objects hold it.
+fn now() -> String {
+    rfc3339(present())
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,205 @@
+//! Create, and the binding of a pod to a node.
+
+use diolkos_api::kind::names;
+use diolkos_api::status::Failure;
+use diolkos_api::wire;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::body::{self, FieldValidation};
+use super::transaction::{Edit, set_version};
+use super::{Caller, Handlers, Target, now, reply};
+use crate::cache::Freshness;
+
+/// Letters of generated names, as Kubernetes has them: no vowels, so no words.
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Letters appended to `generateName`.
+const SUFFIX_LENGTH: usize = 5;
+/// The part of `generateName` that is used, so that the whole fits into a label.
+const MAX_PREFIX: usize = 63 - SUFFIX_LENGTH;
+/// Names that are tried for one `generateName`.
+const MAX_GENERATED: usize = 8;
+
+impl Handlers {
+    pub(crate) async fn create(&self, caller: &Caller, request: wire::WriteRequest) -> Result<wire::Object, Failure> {
+        let key = request.key.as_ref();
+        let is_part = key.is_some_and(|key| !key.subresource.is_empty());
+        let mut target = self.target(caller, "create", request.key.clone(), is_part)?;
+        if target.subresource == "binding" {
+            return self.bind(&target, &request).await;
+        }
+        if is_part {
+            return Err(Failure::unimplemented(format!("creating {} is not part of this server", target.subresource)));
+        }
+        let validation = FieldValidation::parse(&request.field_validation)?;
+        let (mut object, warnings) = body::parse(&target.kind, &request.json, validation)?;
+        settle_namespace(&target, &mut object)?;
+        let prefix = settle_name(&mut target, &mut object)?;
+        if target.kind.namespaced {
+            self.check_namespace(&target).await?;
+        }
+        body::drop_nulls(&mut object);
+        let attempts = if prefix.is_some() { MAX_GENERATED } else { 1 };
+        for _ in 0..attempts {
+            if let Some(prefix) = &prefix {
+                target.name = generate_name(prefix);
+                object["metadata"]["name"] = target.name.clone().into();
+            }
+            let mut object = object.clone();
+            target.kind.prepare_for_create(&mut object);
+            target.kind.default(&mut object);
+            object["metadata"]["uid"] = Uuid::new_v4().to_string().into();
+            object["metadata"]["creationTimestamp"] = now().into();
+            if request.dry_run {
+                return self.rehearse(&target, object, warnings).await;
+            }
+            if let Some(revision) = self.insert(&target, &mut object).await? {
+                set_version(&mut object, revision);
+                return Ok(reply(&object, revision, warnings));
+            }
+        }
+        Err(Failure::already_exists(target.kind.resource(), &target.name))
+    }
+
+    /// Everything but the commit.
+    async fn rehearse(
+        &self,
+        target: &Target,
+        mut object: Value,
+        warnings: Vec<String>,
+    ) -> Result<wire::Object, Failure> {
+        if self.stored(&target.key()).await?.is_some() {
+            return Err(Failure::already_exists(target.kind.resource(), &target.name));
+        }
+        self.addresses.claims(self, &target.kind, None, Some(&mut object), &[]).await?;
+        target.kind.check(&object, None)?;
+        Ok(reply(&object, 0, warnings))
+    }
+
+    /// 404 when the namespace is not there, 403 when it is on its way out.
+    async fn check_namespace(&self, target: &Target) -> Result<(), Failure> {
+        let namespaces = self.registry.find("", "v1", "namespaces").ok_or_else(Failure::no_such_resource)?;
+        let key = namespaces.key("", &target.namespace);
+        let namespace = match self.cache.get(&key, Freshness::Any).await? {
+            Some(cached) => serde_json::from_slice(&cached.bytes).unwrap_or(Value::Null),
+            None => match self.stored(&key).await? {
+                Some(current) => current.object,
+                None => return Err(Failure::not_found(namespaces.resource(), &target.namespace)),
+            },
+        };
+        if namespace["metadata"]["deletionTimestamp"].is_string() {
+            let why = format!(
+                "unable to create new content in namespace {} because it is being terminated",
+                target.namespace
+            );
+            return Err(Failure::refused(target.kind.resource(), &target.name, &why));
+        }
+        Ok(())
+    }
+
+    /// Sets `spec.nodeName` of a pod, once. The answer is a Status, as in Kubernetes.
+    async fn bind(&self, target: &Target, request: &wire::WriteRequest) -> Result<wire::Object, Failure> {
+        let (binding, _) = body::parse_document(&request.json)
+            .map_err(|cause| Failure::bad_request(format!("cannot read the Binding: {cause}")))?;
+        let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+        if let Some(problem) = names::dns_subdomain(&node).into_iter().next() {
+            return Err(Failure::bad_request(format!("target.name of the Binding is no node's name: {problem}")));
+        }
+        let resource = target.kind.resource();
+        let conflict = |why: &str| Err(Failure::conflict(resource, &target.name, why));
+        let bound = self
+            .change(target, request.dry_run, |current| {
+                let pod = &current.object;
+                let wanted = &binding["metadata"]["uid"];
+                if wanted.is_string() && *wanted != pod["metadata"]["uid"] {
+                    return conflict("the UID in the binding does not match the UID of the pod");
+                }
+                if pod["metadata"]["deletionTimestamp"].is_string() {
+                    return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));
+                }
+                match pod["spec"]["nodeName"].as_str() {
+                    None | Some("") => Ok(Edit::Put(assign(pod, &binding, &node))),
+                    Some(other) => conflict(&format!("pod {} is already assigned to node \"{other}\"", target.name)),
+                }
+            })
+            .await?;
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(reply(&status, bound.resource_version, Vec::new()))
+    }
+}
+
+/// The pod with its node, the labels and annotations of the binding, and the condition that says so.
+fn assign(pod: &Value, binding: &Value, node: &str) -> Value {
+    let mut pod = pod.clone();
+    pod["spec"]["nodeName"] = node.into();
+    for part in ["labels", "annotations"] {
+        for (key, value) in binding["metadata"][part].as_object().into_iter().flatten() {
+            pod["metadata"][part][key] = value.clone();
+        }
+    }
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+                           "lastTransitionTime": now()});
+    let conditions = &mut pod["status"]["conditions"];
+    match conditions.as_array_mut() {
+        None => *conditions = Value::Array(vec![scheduled]),
+        Some(list) => {
+            list.retain(|condition| condition["type"] != "PodScheduled");
+            list.push(scheduled);
+        }
+    }
+    body::drop_nulls(&mut pod);
+    pod
+}
+
+fn settle_namespace(target: &Target, object: &mut Value) -> Result<(), Failure> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    let given = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+    if !target.kind.namespaced {
+        return Ok(());
+    }
+    if target.namespace.is_empty() {
+        return Err(Failure::method_not_allowed());
+    }
+    if !given.is_empty() && given != target.namespace {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    object["metadata"]["namespace"] = target.namespace.clone().into();
+    Ok(())
+}
+
+/// The name of the object is the target's; returns the prefix when the name is to be generated.
+fn settle_name(target: &mut Target, object: &mut Value) -> Result<Option<String>, Failure> {
+    let metadata = &object["metadata"];
+    let given = metadata["name"].as_str().unwrap_or_default();
+    if !target.name.is_empty() && !given.is_empty() && given != target.name {
+        let asked = &target.name;
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({asked})"
+        )));
+    }
+    if !given.is_empty() {
+        target.name = given.to_owned();
+    }
+    if target.name.contains('/') {
+        return target.kind.check(object, None).map(|()| None);
+    }
+    match metadata["generateName"].as_str() {
+        Some(prefix) if !prefix.is_empty() && target.name.is_empty() => Ok(Some(prefix.to_owned())),
+        _ => {
+            if !target.name.is_empty() {
+                object["metadata"]["name"] = target.name.clone().into();
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn generate_name(prefix: &str) -> String {
+    let end = prefix.floor_char_boundary(MAX_PREFIX.min(prefix.len()));
+    let letter = |_| char::from(LETTERS[rand::random_range(0..LETTERS.len())]);
+    prefix[..end].chars().chain((0..SUFFIX_LENGTH).map(letter)).collect()
+}

@@ -1,0 +1,228 @@
+//! Get and List. The newest state comes from the cache, older revisions from the store.
+
+use std::sync::Arc;
+
+use diolkos_api::kind::Kind;
+use diolkos_api::selector::{FieldSelector, LabelSelector};
+use diolkos_api::status::{Continue, Failure};
+use diolkos_api::wire;
+use diolkos_store::{Range, StoreError};
+
+use super::{Caller, Handlers, store_failure};
+use crate::cache::{CachedObject, Filter, Freshness, Object};
+
+/// Entries that are read from the store at once when a selector may leave most of them out.
+const SELECTED_PAGE: usize = 500;
+/// What Kubernetes says when a list went on for longer than the history is kept.
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You \
+    can start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+/// One list, or its next part.
+pub(crate) struct Listing {
+    pub items: Vec<CachedObject>,
+    pub revision: i64,
+    /// Not empty when there is more.
+    pub continue_token: String,
+    /// How much more, when known.
+    pub remaining: Option<i64>,
+}
+
+/// What a list or watch chooses.
+pub(super) struct Selection {
+    /// Keys to look at: a collection's, or one object's when the selector names it.
+    pub prefix: String,
+    pub filter: Option<Filter>,
+    /// `spec.nodeName=` of the selector.
+    pub node: Option<String>,
+}
+
+impl Handlers {
+    pub(crate) async fn get(&self, caller: &Caller, request: wire::GetRequest) -> Result<wire::Object, Failure> {
+        let target = self.target(caller, "get", request.key, true)?;
+        let freshness = freshness(&request.resource_version)?;
+        let object = self.cache.get(&target.key(), freshness).await?.ok_or_else(|| target.not_found())?;
+        let json = if request.omit_managed_fields { object.lean() } else { object.bytes.clone() };
+        let object = wire::Object { json, resource_version: object.revision, warnings: Vec::new() };
+        if target.subresource == "scale" { Self::scale_of_reply(&object) } else { Ok(object) }
+    }
+
+    pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {
+        let target = self.target(caller, "list", request.key.clone(), false)?;
+        let limit = usize::try_from(request.limit)
+            .map_err(|_| Failure::bad_request(format!("limit is {}; it may not be negative", request.limit)))?;
+        let selection = selection(&target.kind, &target.namespace, &request.label_selector, &request.field_selector)?;
+        let collection = target.kind.prefix(&target.namespace);
+        if !request.r#continue.is_empty() {
+            if !request.resource_version.is_empty() && request.resource_version != "0" {
+                return Err(Failure::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            return self.next_page(&collection, &selection, &request.r#continue, limit).await;
+        }
+        check_match(&request.resource_version, &request.resource_version_match)?;
+        if request.resource_version_match == "Exact" {
+            let at = parse_version(&request.resource_version)?;
+            return self.page(&collection, &selection, String::new(), at, limit).await.map_err(store_failure);
+        }
+        let freshness = freshness(&request.resource_version)?;
+        let (mut items, revision) = self.cache.list(&selection.prefix, selection.filter.as_ref(), freshness).await?;
+        if limit == 0 || items.len() <= limit {
+            return Ok(Listing { items, revision, continue_token: String::new(), remaining: None });
+        }
+        let left = items.len() - limit;
+        items.truncate(limit);
+        let last = items.last().map(|object| object.key.to_string()).unwrap_or_default();
+        Ok(Listing {
+            items,
+            revision,
+            continue_token: token(&collection, &last, revision),
+            remaining: selection.filter.is_none().then(|| i64::try_from(left).unwrap_or(i64::MAX)),
+        })
+    }
+
+    /// Namespaces and names of what a DeleteCollection means.
+    pub(super) async fn matching(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        request: &wire::DeleteRequest,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let selection = selection(kind, namespace, &request.label_selector, &request.field_selector)?;
+        let (items, _) = self.cache.list(&selection.prefix, selection.filter.as_ref(), Freshness::Latest).await?;
+        Ok(items.iter().map(|object| (object.namespace().to_owned(), object.name().to_owned())).collect())
+    }
+
+    async fn next_page(
+        &self,
+        collection: &str,
+        selection: &Selection,
+        continue_token: &str,
+        limit: usize,
+    ) -> Result<Listing, Failure> {
+        let from = Continue::decode(continue_token)?;
+        let at = from.resource_version.max(0);
+        let start = format!("{collection}{}", from.start);
+        match self.page(collection, selection, start, at, limit).await {
+            Err(StoreError::Compacted { .. }) => {
+                let rest = Continue { resource_version: -1, start: from.start };
+                Err(Failure::expired(CONTINUE_EXPIRED).with_continue(rest.encode()))
+            }
+            page => page.map_err(store_failure),
+        }
+    }
+
+    /// A part of the collection as it was at a revision, 0 for the newest.
+    async fn page(
+        &self,
+        collection: &str,
+        selection: &Selection,
+        start: String,
+        at: i64,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
+        let mut listing = Listing { items: Vec::new(), revision: at, continue_token: String::new(), remaining: None };
+        let mut start = start;
+        loop {
+            let page = match (&selection.filter, limit) {
+                (_, 0) => 0,
+                (None, limit) => limit,
+                (Some(_), limit) => limit.max(SELECTED_PAGE),
+            };
+            let range =
+                Range { prefix: collection.to_owned(), start: start.clone(), at: listing.revision, limit: page };
+            let snapshot = self.store.range(range).await?;
+            listing.revision = snapshot.revision;
+            let count = snapshot.entries.len();
+            for (index, entry) in snapshot.entries.into_iter().enumerate() {
+                let key = entry.key.clone();
+                let object = self.cache.object(entry);
+                if selection.filter.as_ref().is_none_or(|filter| filter(&object)) {
+                    listing.items.push(object);
+                }
+                let left = snapshot.remaining + u64::try_from(count - index - 1).unwrap_or(u64::MAX);
+                if limit > 0 && listing.items.len() == limit && left > 0 {
+                    listing.continue_token = token(collection, &key, listing.revision);
+                    listing.remaining = selection.filter.is_none().then(|| i64::try_from(left).unwrap_or(i64::MAX));
+                    return Ok(listing);
+                }
+                start = key;
+            }
+            if snapshot.remaining == 0 || count == 0 {
+                return Ok(listing);
+            }
+            start.push('\0');
+        }
+    }
+}
+
+fn token(collection: &str, last: &str, revision: i64) -> String {
+    let start = format!("{}\0", last.strip_prefix(collection).unwrap_or(last));
+    Continue { resource_version: revision, start }.encode()
+}
+
+/// 400 for selectors that do not parse or name fields that the kind does not offer.
+pub(super) fn selection(kind: &Kind, namespace: &str, labels: &str, fields: &str) -> Result<Selection, Failure> {
+    let labels = LabelSelector::parse(labels).map_err(Failure::bad_request)?;
+    let fields = FieldSelector::parse(fields).map_err(Failure::bad_request)?;
+    kind.check_field_selector(&fields)?;
+    let namespace = match fields.exact("metadata.namespace") {
+        Some(named) if namespace.is_empty() => named,
+        _ => namespace,
+    };
+    let prefix = match fields.exact("metadata.name") {
+        Some(name) if is_segment(name) && (!kind.namespaced || is_segment(namespace)) => kind.key(namespace, name),
+        _ if namespace.is_empty() || is_segment(namespace) => kind.prefix(namespace),
+        _ => kind.prefix(""),
+    };
+    let node = fields.exact("spec.nodeName").map(str::to_owned);
+    let filter: Option<Filter> = if labels.is_empty() && fields.is_empty() {
+        None
+    } else {
+        Some(Arc::new(move |object: &Object| {
+            labels.matches_with(|key| object.label(key)) && fields.matches(|path| object.field(path).map(str::to_owned))
+        }))
+    };
+    Ok(Selection { prefix, filter, node })
+}
+
+fn is_segment(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/')
+}
+
+/// "" is the newest state, "0" whatever is at hand, another version that one or a later one.
+pub(super) fn freshness(version: &str) -> Result<Freshness, Failure> {
+    match version {
+        "" => Ok(Freshness::Latest),
+        "0" => Ok(Freshness::Any),
+        version => parse_version(version).map(Freshness::AtLeast),
+    }
+}
+
+pub(super) fn parse_version(version: &str) -> Result<i64, Failure> {
+    version.parse::<u64>().ok().and_then(|version| i64::try_from(version).ok()).ok_or_else(|| {
+        Failure::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: \"{version}\": strconv.ParseUint: parsing \
+             \"{version}\": invalid syntax"
+        ))
+    })
+}
+
+fn check_match(version: &str, version_match: &str) -> Result<(), Failure> {
+    let wrong = |why: String| Err(Failure::bad_request(why));
+    match (version_match, version) {
+        ("", _) => Ok(()),
+        ("Exact" | "NotOlderThan", "") => wrong(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+                .into(),
+        ),
+        ("Exact", "0") => wrong(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""
+                .into(),
+        ),
+        ("Exact" | "NotOlderThan", _) => Ok(()),
+        (other, _) => wrong(format!(
+            "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
+        )),
+    }
+}

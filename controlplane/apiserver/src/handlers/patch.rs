@@ -1,0 +1,54 @@
+//! Patch: the server edits, and edits anew when another writer was first.
+
+use diolkos_api::status::{Failure, StatusCause};
+use diolkos_api::wire;
+use serde_json::Value;
+
+use super::body::{self, FieldValidation};
+use super::update::replace;
+use super::{Caller, Handlers, Target};
+use crate::patch::Patch;
+
+/// What a patch may not change: which object it is.
+const IDENTITY: [&str; 5] = ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace", "/metadata/uid"];
+
+impl Handlers {
+    pub(crate) async fn patch(&self, caller: &Caller, request: wire::PatchRequest) -> Result<wire::Object, Failure> {
+        let target = self.target(caller, "patch", request.key.clone(), true)?;
+        let validation = FieldValidation::parse(&request.field_validation)?;
+        let patch = Patch::parse(request.r#type(), &request.patch)?;
+        if target.subresource == "scale" {
+            return self.patch_scale(&target, &patch, request.dry_run).await;
+        }
+        let mut warnings = Vec::new();
+        let mut patched = self
+            .change(&target, request.dry_run, |current| {
+                let mut new = current.object.clone();
+                patch.apply(&target.kind, &target.name, &mut new)?;
+                body::drop_nulls(&mut new);
+                check_identity(&target, &new, &current.object)?;
+                warnings = body::check_fields(&target.kind, &new, Vec::new(), validation)?;
+                replace(&target, &new, current)
+            })
+            .await?;
+        patched.warnings = warnings;
+        Ok(patched)
+    }
+}
+
+fn check_identity(target: &Target, new: &Value, old: &Value) -> Result<(), Failure> {
+    let changed = |path: &&str| new.pointer(path).is_some_and(|value| Some(value) != old.pointer(path));
+    let causes: Vec<StatusCause> = IDENTITY
+        .iter()
+        .filter(|path| changed(path))
+        .map(|path| {
+            let value = new.pointer(path).unwrap_or(&Value::Null);
+            StatusCause {
+                field: Some(path.trim_start_matches('/').replace('/', ".")),
+                message: Some(format!("Invalid value: {value}: field is immutable")),
+                reason: Some("FieldValueInvalid".into()),
+            }
+        })
+        .collect();
+    if causes.is_empty() { Ok(()) } else { Err(Failure::invalid(&target.kind, &target.name, causes)) }
+}

@@ -1,0 +1,96 @@
+//! The scale of a Deployment or ReplicaSet, as an object of its own: autoscaling/v1 Scale.
+
+use diolkos_api::status::Failure;
+use diolkos_api::wire;
+use serde_json::{Value, json};
+
+use super::body;
+use super::transaction::{Current, Edit};
+use super::update::replace;
+use super::{Handlers, Target, reply};
+use crate::patch::Patch;
+
+impl Handlers {
+    /// The scale of a served object.
+    pub(super) fn scale_of_reply(object: &wire::Object) -> Result<wire::Object, Failure> {
+        let object_value: Value = serde_json::from_slice(&object.json).map_err(Failure::internal)?;
+        Ok(reply(&scale_of(&object_value), object.resource_version, object.warnings.clone()))
+    }
+
+    pub(super) async fn update_scale(
+        &self,
+        target: &Target,
+        request: &wire::WriteRequest,
+    ) -> Result<wire::Object, Failure> {
+        let (scale, _) = body::parse_document(&request.json)
+            .map_err(|cause| Failure::bad_request(format!("cannot read the Scale: {cause}")))?;
+        let changed = self.change(target, request.dry_run, |current| set_scale(target, &scale, current)).await?;
+        Self::scale_of_reply(&changed)
+    }
+
+    pub(super) async fn patch_scale(
+        &self,
+        target: &Target,
+        patch: &Patch,
+        dry_run: bool,
+    ) -> Result<wire::Object, Failure> {
+        let changed = self
+            .change(target, dry_run, |current| {
+                let mut scale = scale_of(&current.object);
+                patch.apply(&target.kind, &target.name, &mut scale)?;
+                set_scale(target, &scale, current)
+            })
+            .await?;
+        Self::scale_of_reply(&changed)
+    }
+}
+
+fn set_scale(target: &Target, scale: &Value, current: &Current) -> Result<Edit, Failure> {
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        value => value.as_i64().filter(|count| (0..=i64::from(i32::MAX)).contains(count)).ok_or_else(|| {
+            Failure::bad_request(format!("spec.replicas of the Scale is {value}: it has to be a number of 0 or more"))
+        })?,
+    };
+    let mut new = current.object.clone();
+    new["spec"]["replicas"] = replicas.into();
+    let version = &scale["metadata"]["resourceVersion"];
+    if version.is_string() {
+        new["metadata"]["resourceVersion"] = version.clone();
+    }
+    let whole = Target {
+        kind: target.kind.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        subresource: String::new(),
+    };
+    replace(&whole, &new, current)
+}
+
+fn scale_of(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+            "creationTimestamp": metadata["creationTimestamp"],
+        },
+        "spec": {"replicas": object["spec"]["replicas"]},
+        "status": {
+            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+            "selector": selector_text(&object["spec"]["selector"]),
+        },
+    });
+    body::drop_nulls(&mut scale);
+    scale
+}
+
+fn selector_text(selector: &Value) -> String {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+    let selector = serde_json::from_value::<LabelSelector>(selector.clone()).unwrap_or_default();
+    diolkos_api::selector::LabelSelector::from_meta(&selector).map(|s| s.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,251 @@
+//! What there is: groups, versions, kinds, and the fixed paths.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use diolkos_api::kind::{Kind, Subresource};
+use diolkos_api::status::Failure;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::address::{DiscoveryPath, Fixed};
+use super::negotiation::aggregated_discovery;
+use crate::handlers::Handlers;
+
+/// The version of Kubernetes whose API this is.
+const MINOR: &str = "36";
+const GIT_VERSION: &str = concat!("v1.36.0+diolkos-", env!("CARGO_PKG_VERSION"));
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// `None` for a group or version that is not there.
+pub(super) fn answer(
+    handlers: &Handlers,
+    path: &DiscoveryPath,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, Failure> {
+    let groups = groups(handlers);
+    let value = match path {
+        DiscoveryPath::Core | DiscoveryPath::Groups if aggregated_discovery(headers) => {
+            return Ok(Some(aggregated(&groups, *path == DiscoveryPath::Core)));
+        }
+        DiscoveryPath::Core => json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": &*handlers.public_address}],
+        }),
+        DiscoveryPath::Groups => json!({
+            "kind": "APIGroupList",
+            "apiVersion": "v1",
+            "groups": groups.iter().filter(|group| !group.name.is_empty()).map(Group::json).collect::<Vec<_>>(),
+        }),
+        DiscoveryPath::Group(name) => {
+            let Some(group) = groups.iter().find(|group| !name.is_empty() && group.name == *name) else {
+                return Ok(None);
+            };
+            let mut value = group.json();
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            value
+        }
+        DiscoveryPath::GroupVersion { group, version } => {
+            let kinds: Vec<_> = groups
+                .iter()
+                .filter(|own| own.name == *group)
+                .flat_map(|own| own.kinds.iter().filter(|kind| kind.version == *version))
+                .collect();
+            let Some(first) = kinds.first() else { return Ok(None) };
+            json!({
+                "kind": "APIResourceList",
+                "apiVersion": "v1",
+                "groupVersion": first.api_version(),
+                "resources": kinds.iter().flat_map(|kind| resources(kind)).collect::<Vec<_>>(),
+            })
+        }
+    };
+    Ok(Some(json_response(&value)))
+}
+
+pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failure> {
+    Ok(match path {
+        Fixed::Health => text(StatusCode::OK, "ok".into()),
+        Fixed::Ready => match handlers.cache.health() {
+            Ok(()) => text(StatusCode::OK, "ok".into()),
+            Err(why) => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, format!("[-]cache failed: {why}\nreadyz check failed\n"))
+            }
+        },
+        Fixed::Metrics => {
+            let own = handlers.metrics.render(handlers.cache.revision());
+            text(StatusCode::OK, own)
+        }
+        // Empty, but there: kubectl validates nothing then, and fails without it.
+        Fixed::OpenApiV2 => {
+            (StatusCode::OK, [(header::CONTENT_TYPE, "application/octet-stream")], Vec::new()).into_response()
+        }
+        Fixed::OpenApiV3 => return Err(Failure::no_such_resource()),
+        Fixed::Version => json_response(&json!({
+            "major": "1",
+            "minor": MINOR,
+            "gitVersion": GIT_VERSION,
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "",
+            "compiler": "rustc",
+            "platform": format!("{}/{}", std::env::consts::OS, platform()),
+        })),
+        Fixed::Root => json_response(&json!({"paths": paths(handlers)})),
+    })
+}
+
+/// A group with its kinds, in the order of the table.
+struct Group {
+    name: String,
+    kinds: Vec<Arc<Kind>>,
+}
+
+impl Group {
+    fn versions(&self) -> Vec<&str> {
+        let mut versions: Vec<&str> = Vec::new();
+        for kind in &self.kinds {
+            if !versions.contains(&kind.version.as_str()) {
+                versions.push(&kind.version);
+            }
+        }
+        versions
+    }
+
+    fn json(&self) -> Value {
+        let version = |version: &str| json!({"groupVersion": format!("{}/{version}", self.name), "version": version});
+        let versions: Vec<Value> = self.versions().into_iter().map(version).collect();
+        json!({"name": self.name, "versions": versions, "preferredVersion": versions.first()})
+    }
+}
+
+fn groups(handlers: &Handlers) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for kind in handlers.registry.all() {
+        match groups.iter_mut().find(|group| group.name == kind.group) {
+            Some(group) => group.kinds.push(kind.clone()),
+            None => groups.push(Group { name: kind.group.clone(), kinds: vec![kind.clone()] }),
+        }
+    }
+    groups
+}
+
+/// The kind's own row of an APIResourceList, and one for each of its parts.
+fn resources(kind: &Kind) -> Vec<Value> {
+    let mut own = json!({
+        "name": kind.plural,
+        "singularName": kind.singular,
+        "namespaced": kind.namespaced,
+        "kind": kind.kind,
+        "verbs": kind.verbs,
+    });
+    if !kind.short_names.is_empty() {
+        own["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        own["categories"] = json!(kind.categories);
+    }
+    let part = |part: &Subresource| {
+        let mut row = json!({
+            "name": format!("{}/{}", kind.plural, part.name),
+            "singularName": "",
+            "namespaced": kind.namespaced,
+            "kind": part_kind(kind, part),
+            "verbs": part.verbs,
+        });
+        if !part.group.is_empty() {
+            row["group"] = part.group.into();
+            row["version"] = part.version.into();
+        }
+        row
+    };
+    std::iter::once(own).chain(kind.subresources.iter().map(part)).collect()
+}
+
+fn part_kind<'a>(kind: &'a Kind, part: &'a Subresource) -> &'a str {
+    if part.kind.is_empty() { &kind.kind } else { part.kind }
+}
+
+/// Everything in one answer, as newer clients ask for it.
+fn aggregated(groups: &[Group], core: bool) -> Response {
+    let chosen = groups.iter().filter(|group| group.name.is_empty() == core);
+    let items: Vec<Value> = chosen
+        .map(|group| {
+            let version = |version: &str| {
+                let kinds = group.kinds.iter().filter(|kind| kind.version == version);
+                json!({"version": version, "resources": kinds.map(|kind| aggregated_kind(kind)).collect::<Vec<_>>(),
+                       "freshness": "Current"})
+            };
+            let metadata = if core { json!({}) } else { json!({"name": group.name}) };
+            json!({"metadata": metadata, "versions": group.versions().into_iter().map(version).collect::<Vec<_>>()})
+        })
+        .collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": items,
+    });
+    let mut response = json_response(&list);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    response
+}
+
+fn aggregated_kind(kind: &Kind) -> Value {
+    let part = |part: &Subresource| {
+        json!({
+            "subresource": part.name,
+            "responseKind": {"group": part.group, "version": part.version, "kind": part_kind(kind, part)},
+            "verbs": part.verbs,
+        })
+    };
+    let mut value = json!({
+        "resource": kind.plural,
+        "responseKind": {"group": "", "version": "", "kind": kind.kind},
+        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular,
+        "verbs": kind.verbs,
+    });
+    let lists = [("shortNames", json!(kind.short_names)), ("categories", json!(kind.categories))];
+    for (name, list) in lists.into_iter().chain([("subresources", kind.subresources.iter().map(part).collect())]) {
+        if list.as_array().is_some_and(|list| !list.is_empty()) {
+            value[name] = list;
+        }
+    }
+    value
+}
+
+fn paths(handlers: &Handlers) -> Vec<String> {
+    let mut paths: Vec<String> =
+        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/readyz", "/version"]
+            .map(str::to_owned)
+            .to_vec();
+    for group in groups(handlers).iter().filter(|group| !group.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions().iter().map(|version| format!("/apis/{}/{version}", group.name)));
+    }
+    paths.sort();
+    paths
+}
+
+/// As Go names the architecture.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn json_response(value: &Value) -> Response {
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+fn text(code: StatusCode, text: String) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (code, headers, text).into_response()
+}

@@ -1,0 +1,58 @@
+//! What every request passes before its handler, gRPC and REST alike: authentication, audit, limits; and the
+//! authorization that the handlers ask once they know what is wanted (gRPC says so in its messages only).
+
+mod audit;
+mod authentication;
+pub(crate) mod authorization;
+mod limits;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use diolkos_api::status::Failure;
+use http::{HeaderValue, Request, StatusCode, header};
+
+pub(crate) use audit::Record;
+pub(crate) use authentication::User;
+pub(crate) use authorization::Attributes;
+pub(crate) use limits::{Limits, MAX_BODY_BYTES};
+
+/// Wraps the routes: the first layer a request meets is authentication.
+pub(crate) fn wrap(routes: Router, limits: Limits) -> Router {
+    routes
+        .layer(from_fn_with_state(limits, limits::layer))
+        .layer(from_fn(audit::layer))
+        .layer(from_fn(authentication::layer))
+}
+
+/// Paths that tell how the server does; open to all.
+pub(crate) fn is_health(path: &str) -> bool {
+    ["/healthz", "/livez", "/readyz"]
+        .iter()
+        .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
+    request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/grpc"))
+}
+
+/// A failure in the form that the request's protocol has for it.
+pub(crate) fn refusal(failure: Failure, grpc: bool) -> Response {
+    if grpc { tonic::Status::from(failure).into_http() } else { failure_response(&failure) }
+}
+
+/// A failure as REST answers it: its `Status` as JSON.
+pub(crate) fn failure_response(failure: &Failure) -> Response {
+    let code = StatusCode::from_u16(failure.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (code, failure.to_json()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let retry_after = failure.status().details.as_ref().and_then(|details| details.retry_after_seconds);
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

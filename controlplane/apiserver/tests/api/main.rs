@@ -1,0 +1,13 @@
+//! The apiserver over real TLS on a loopback port, with the model store behind it.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod addresses;
+mod concurrency;
+mod crud;
+mod deletion;
+mod discovery;
+mod failures;
+mod tls;
+mod watch;
