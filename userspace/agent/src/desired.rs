@@ -12,6 +12,7 @@ use std::sync::Arc;
 use diolkos_abi::address::{Address, protocol, v4_mapped};
 use diolkos_abi::pod::Node;
 use diolkos_abi::service::{FrontendKey, SLOTS_PER_SERVICE, scope};
+use ipnetwork::Ipv4Network;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -75,8 +76,8 @@ pub struct DesiredNode {
 #[derive(Clone, Debug)]
 pub struct ThisNode {
     pub name: String,
-    /// Prefix length of this node's pod CIDR: all nodes share it.
-    pub route_prefix_length: u8,
+    /// This node's pod CIDR. All nodes share its prefix length.
+    pub pod_cidr: Ipv4Network,
     /// Largest packet inside the tunnel, bytes.
     pub overlay_mtu: u16,
 }
@@ -127,7 +128,7 @@ pub fn nodes<'a>(
     this: &ThisNode,
 ) -> (BTreeMap<Arc<str>, DesiredNode>, Vec<Refusal>) {
     let mut desired = BTreeMap::new();
-    let mut taken = BTreeSet::new();
+    let mut taken = BTreeSet::from([v4_mapped(this.pod_cidr.network().octets())]);
     let mut refusals = Vec::new();
     for object in objects {
         let name = object.metadata.name.clone().unwrap_or_default();
@@ -154,27 +155,27 @@ pub fn internal_ip(object: &NodeObject) -> Option<Ipv4Addr> {
     addresses.iter().filter(|a| a.type_ == "InternalIP").find_map(|a| a.address.parse().ok())
 }
 
-/// The node's first IPv4 pod CIDR: its address and prefix length.
-pub fn pod_cidr(object: &NodeObject) -> Result<Option<(Ipv4Addr, u8)>, Reason> {
+/// The node's first IPv4 pod CIDR.
+pub fn pod_cidr(object: &NodeObject) -> Result<Option<Ipv4Network>, Reason> {
     let Some(spec) = &object.spec else { return Ok(None) };
     let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
     let Some(text) = all.into_iter().find(|cidr| !cidr.contains(':')) else { return Ok(None) };
-    let cidr: ipnetwork::Ipv4Network = text.parse().map_err(|_| Reason::BadPodCidr(text.clone()))?;
+    let cidr: Ipv4Network = text.parse().map_err(|_| Reason::BadPodCidr(text.clone()))?;
     if cidr.network() != cidr.ip() || cidr.prefix() == 0 || cidr.prefix() > 30 {
         return Err(Reason::BadPodCidr(text.clone()));
     }
-    Ok(Some((cidr.network(), cidr.prefix())))
+    Ok(Some(cidr))
 }
 
 fn node(object: &NodeObject, this: &ThisNode) -> Result<Option<DesiredNode>, Reason> {
-    let Some((network, prefix_length)) = pod_cidr(object)? else { return Ok(None) };
-    if prefix_length != this.route_prefix_length {
-        return Err(Reason::PodCidrLength { found: prefix_length, wanted: this.route_prefix_length });
+    let Some(cidr) = pod_cidr(object)? else { return Ok(None) };
+    if cidr.prefix() != this.pod_cidr.prefix() {
+        return Err(Reason::PodCidrLength { found: cidr.prefix(), wanted: this.pod_cidr.prefix() });
     }
     let Some(address) = internal_ip(object) else { return Err(Reason::NoInternalIp) };
     let node =
         Node { tunnel_v4: address.octets(), mac: overlay_mac(address), mtu: this.overlay_mtu, ..Node::default() };
-    Ok(Some(DesiredNode { node, prefix: v4_mapped(network.octets()) }))
+    Ok(Some(DesiredNode { node, prefix: v4_mapped(cidr.network().octets()) }))
 }
 
 pub(crate) fn name_of(object: &Service) -> ServiceName {

@@ -7,6 +7,7 @@ mod checks;
 pub mod conformance;
 mod error;
 pub mod execute;
+pub mod kernel;
 pub mod model;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,6 +161,11 @@ pub struct Shared(Arc<Mutex<Box<dyn Dataplane>>>);
 impl Shared {
     pub fn new(dataplane: impl Dataplane + 'static) -> Self {
         Self(Arc::new(Mutex::new(Box::new(dataplane))))
+    }
+
+    /// Puts another dataplane over the same maps in its place.
+    pub fn replace(&self, dataplane: impl Dataplane + 'static) {
+        *self.lock() = Box::new(dataplane);
     }
 
     /// Locks the dataplane; never hold the guard over an `await`.

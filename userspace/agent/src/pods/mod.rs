@@ -121,6 +121,11 @@ impl Pods {
     }
 }
 
+/// `SO_NETNS_COOKIE` of the agent's own network namespace; none before Linux 5.14.
+pub(crate) fn host_netns_cookie() -> std::io::Result<Option<u64>> {
+    netns::cookie()
+}
+
 fn address_twice(attachments: &BTreeMap<Key, Attachment>, second: &Attachment) -> PodsError {
     let first = attachments.values().find(|first| first.address == second.address);
     PodsError::AddressTwice {

@@ -112,7 +112,7 @@ nix::getsockopt_impl!(
     nix::sys::socket::sockopt::GetStruct<u64>
 );
 
-fn cookie() -> io::Result<Option<u64>> {
+pub(super) fn cookie() -> io::Result<Option<u64>> {
     // An unbound address needs no device that is up.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     match nix::sys::socket::getsockopt(&socket, NetnsCookie) {

@@ -1,0 +1,306 @@
+//! The eBPF programs and their maps.
+//!
+//! Everything is pinned under `<bpffs>/diolkos/<node>/v<LAYOUT>/{maps,links}`, so packets and sockets are served while
+//! no agent runs. A new agent adopts the maps and replaces the programs in their links one by one, without a gap.
+
+mod links;
+mod machine;
+mod object;
+mod syscall;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use aya::maps::{MapData, PerCpuArray};
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
+use diolkos_abi::address::Address;
+use diolkos_abi::config::Config;
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::service::{Backend, FrontendKey, SLOTS_PER_LINE, Service, SlotLine};
+
+use super::{Adopted, Capacities, Dataplane, Error, Operation, Partial, Result, checks, map};
+use links::Links;
+use object::Programs;
+use syscall::Mapped;
+
+pub use machine::remove;
+
+/// Where the dataplane lives and what the programs must know.
+#[derive(Clone, Debug)]
+pub struct KernelOptions {
+    /// A mounted bpf file system.
+    pub bpffs: PathBuf,
+    /// The node's name: several nodes can share a machine.
+    pub node: String,
+    /// A cgroup2 directory: sockets of the processes below it are translated.
+    pub cgroup: PathBuf,
+    /// The load-time constants. [`Config::features`] is filled in here, from the running kernel.
+    pub config: Config,
+}
+
+/// The loaded, pinned and attached programs of one node.
+pub struct Kernel {
+    programs: Programs,
+    links: Links,
+    frontend: OwnedFd,
+    endpoint: OwnedFd,
+    node: OwnedFd,
+    route: OwnedFd,
+    netns: OwnedFd,
+    counter: PerCpuArray<MapData, u64>,
+    service: Mapped,
+    slot: Mapped,
+    backend: Mapped,
+}
+
+/// 8-byte words of an element of the mapped arrays.
+const SERVICE_WORDS: usize = size_of::<Service>() / 8;
+const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
+const _: () = assert!(size_of::<SlotLine>() == 4 * SLOTS_PER_LINE as usize);
+
+impl Kernel {
+    /// Loads the embedded programs over the pinned maps, or new ones, and puts them in place of those that run.
+    ///
+    /// Nothing is attached unless everything loads. Fails with [`Error::Unsupported`] when the machine lacks something.
+    pub fn open(options: &KernelOptions) -> Result<Self> {
+        let features = machine::probe(options)?;
+        let pins = machine::Pins::create(options)?;
+        let config = Config { features, ..options.config };
+        let (programs, mut maps) = object::load(&pins.maps, &config)?;
+        let mapped = |name: &'static str, fd: BorrowedFd<'_>, entries: u32, size: usize| {
+            let failed = |source| Error::Map { map: name, operation: Operation::Read, key: "mmap".into(), source };
+            Mapped::new(fd, entries, size).map_err(failed)
+        };
+        let lines = diolkos_abi::service::SLOTS / SLOTS_PER_LINE;
+        let capacities = Capacities::ABI;
+        let kernel = Self {
+            service: mapped(map::SERVICE, maps.fd(map::SERVICE)?.as_fd(), capacities.services, size_of::<Service>())?,
+            slot: mapped(map::SLOT, maps.fd(map::SLOT)?.as_fd(), lines, size_of::<SlotLine>())?,
+            backend: mapped(map::BACKEND, maps.fd(map::BACKEND)?.as_fd(), capacities.backends, size_of::<Backend>())?,
+            frontend: maps.fd(map::FRONTEND)?,
+            endpoint: maps.fd(map::ENDPOINT)?,
+            node: maps.fd(map::NODE)?,
+            route: maps.fd(map::ROUTE)?,
+            netns: maps.fd(map::NETNS)?,
+            counter: maps.counters()?,
+            links: Links::open(pins.links, &options.cgroup, options.config.overlay_ifindex)?,
+            programs,
+        };
+        kernel.links.put_in_place(&kernel.programs)?;
+        Ok(kernel)
+    }
+
+    fn element(&self, map: &'static str, operation: Operation, key: String, result: io::Result<()>) -> Result<()> {
+        let Err(source) = result else { return Ok(()) };
+        let capacities = self.capacities();
+        let capacity = match map {
+            map::FRONTEND => capacities.frontends,
+            map::ENDPOINT => capacities.endpoints,
+            map::ROUTE => capacities.routes,
+            map::NETNS => capacities.netnses,
+            _ => capacities.nodes,
+        };
+        match (operation, source.raw_os_error()) {
+            (Operation::Insert, Some(libc::E2BIG | libc::ENOSPC)) => Err(checks::full(map, key, capacity)),
+            (Operation::Remove, Some(libc::ENOENT)) => Ok(()),
+            _ => Err(Error::Map { map, operation, key, source }),
+        }
+    }
+
+    /// Removes an element; false when there was none.
+    fn remove<K: aya::Pod>(&self, map: &'static str, fd: &OwnedFd, key: &K, named: String) -> Result<bool> {
+        let result = syscall::delete(fd.as_fd(), key);
+        let was_there = result.is_ok();
+        self.element(map, Operation::Remove, named, result).map(|()| was_there)
+    }
+
+    fn read_backend(&self, id: usize) -> Backend {
+        let words: [[u8; 8]; BACKEND_WORDS] =
+            std::array::from_fn(|word| self.backend.load64(id * BACKEND_WORDS + word).to_ne_bytes());
+        let [first, second, third, fourth] = words;
+        let mut address = Address::default();
+        address[..8].copy_from_slice(&first);
+        address[8..].copy_from_slice(&second);
+        let [port0, port1, state, zone, generation @ ..] = third;
+        let [a, b, c, d, pad @ ..] = fourth;
+        Backend {
+            address,
+            port: [port0, port1],
+            state,
+            zone,
+            generation: u32::from_ne_bytes(generation),
+            node: u32::from_ne_bytes([a, b, c, d]),
+            pad,
+        }
+    }
+}
+
+/// A backend as it stands in memory.
+fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = backend.address;
+    let [g0, g1, g2, g3] = backend.generation.to_ne_bytes();
+    let [n0, n1, n2, n3] = backend.node.to_ne_bytes();
+    let [port0, port1] = backend.port;
+    let [p0, p1, p2, p3] = backend.pad;
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes(rest),
+        u64::from_ne_bytes([port0, port1, backend.state, backend.zone, g0, g1, g2, g3]),
+        u64::from_ne_bytes([n0, n1, n2, n3, p0, p1, p2, p3]),
+    ]
+}
+
+impl Dataplane for Kernel {
+    fn capacities(&self) -> Capacities {
+        Capacities::ABI
+    }
+
+    fn adopt(&mut self) -> Result<Adopted> {
+        let capacities = self.capacities();
+        let rows = 0..capacities.services as usize;
+        let rows = rows.map(|id| (id as u32, self.service.load64(id * SERVICE_WORDS))).filter(|(_, row)| *row != 0);
+        let used = (0..capacities.slots as usize).rev().find(|slot| self.slot.load32(*slot) != 0);
+        let backends = (0..capacities.backends).map(|id| (id, self.read_backend(id as usize)));
+        let nodes = dump::<u32, Node>(map::NODE, &self.node)?;
+        let mut nodes: Vec<_> = nodes.into_iter().filter(|(_, node)| *node != Node::default()).collect();
+        nodes.sort_unstable_by_key(|(id, _)| *id);
+        Ok(Adopted {
+            frontends: dump(map::FRONTEND, &self.frontend)?,
+            rows: rows.collect(),
+            slots: (0..used.map_or(0, |last| last + 1)).map(|slot| self.slot.load32(slot)).collect(),
+            backends: backends.filter(|(_, backend)| *backend != Backend::default()).collect(),
+            nodes,
+            routes: dump(map::ROUTE, &self.route)?,
+        })
+    }
+
+    fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
+        checks::id(map::BACKEND, Operation::Write, id, self.capacities().backends)?;
+        let [first, second, third, fourth] = backend_words(backend);
+        let base = id as usize * BACKEND_WORDS;
+        // The word with state and generation comes last: whoever sees the new one sees the rest.
+        for (word, value) in [(0, first), (1, second), (3, fourth)] {
+            self.backend.store64(base + word, value, Ordering::Relaxed);
+        }
+        self.backend.store64(base + 2, third, Ordering::Release);
+        Ok(())
+    }
+
+    fn write_slots(&mut self, base: u32, backends: &[u32]) -> Result<()> {
+        checks::extent(base, backends.len(), self.capacities().slots)?;
+        for (slot, id) in (base as usize..).zip(backends) {
+            self.slot.store32(slot, *id);
+        }
+        Ok(())
+    }
+
+    fn set_row(&mut self, service: u32, row: u64) -> Result<()> {
+        checks::id(map::SERVICE, Operation::Write, service, self.capacities().services)?;
+        self.service.store64(service as usize * SERVICE_WORDS, row, Ordering::Release);
+        Ok(())
+    }
+
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u64)]) -> std::result::Result<(), Partial> {
+        let (keys, words): (Vec<FrontendKey>, Vec<u64>) = entries.iter().copied().unzip();
+        let Err((done, source)) = syscall::update_batch(self.frontend.as_fd(), &keys, &words) else { return Ok(()) };
+        let key = keys.get(done).map(checks::frontend).unwrap_or_default();
+        self.element(map::FRONTEND, Operation::Insert, key, Err(source)).map_err(|error| Partial { done, error })
+    }
+
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> std::result::Result<(), Partial> {
+        let mut done = 0;
+        while let Err((removed, source)) = syscall::delete_batch(self.frontend.as_fd(), &keys[done..]) {
+            done = (done + removed).min(keys.len());
+            let key = keys.get(done).map(checks::frontend).unwrap_or_default();
+            let absent = self.element(map::FRONTEND, Operation::Remove, key, Err(source));
+            absent.map_err(|error| Partial { done, error })?;
+            // An absent key stops the batch; it goes on after it.
+            done += 1;
+            if done >= keys.len() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn upsert_node(&mut self, id: u32, node: &Node) -> Result<()> {
+        checks::id(map::NODE, Operation::Write, id, self.capacities().nodes)?;
+        self.element(map::NODE, Operation::Write, format!("id {id}"), syscall::update(self.node.as_fd(), &id, node))
+    }
+
+    fn remove_node(&mut self, id: u32) -> Result<()> {
+        self.upsert_node(id, &Node::default())
+    }
+
+    fn upsert_route(&mut self, key: RouteKey, route: Route) -> Result<()> {
+        let route = Route { tag: address_tag(&key.prefix), ..route };
+        let result = syscall::update(self.route.as_fd(), &key, &route);
+        self.element(map::ROUTE, Operation::Insert, checks::address(&key.prefix), result)
+    }
+
+    fn remove_route(&mut self, key: &RouteKey) -> Result<()> {
+        self.remove(map::ROUTE, &self.route, key, checks::address(&key.prefix)).map(drop)
+    }
+
+    fn upsert_endpoint(&mut self, address: Address, endpoint: Endpoint) -> Result<()> {
+        let endpoint = Endpoint { tag: address_tag(&address), ..endpoint };
+        let result = syscall::update(self.endpoint.as_fd(), &address, &endpoint);
+        self.element(map::ENDPOINT, Operation::Insert, checks::address(&address), result)
+    }
+
+    fn remove_endpoint(&mut self, address: &Address) -> Result<bool> {
+        self.remove(map::ENDPOINT, &self.endpoint, address, checks::address(address))
+    }
+
+    fn endpoints(&self) -> Result<Vec<(Address, Endpoint)>> {
+        dump(map::ENDPOINT, &self.endpoint)
+    }
+
+    fn set_netns(&mut self, cookie: u64, netns: Netns) -> Result<()> {
+        let result = syscall::update(self.netns.as_fd(), &cookie, &netns);
+        self.element(map::NETNS, Operation::Insert, format!("cookie {cookie}"), result)
+    }
+
+    fn remove_netns(&mut self, cookie: u64) -> Result<bool> {
+        self.remove(map::NETNS, &self.netns, &cookie, format!("cookie {cookie}"))
+    }
+
+    fn netnses(&self) -> Result<Vec<(u64, Netns)>> {
+        dump(map::NETNS, &self.netns)
+    }
+
+    fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()> {
+        checks::ifname(host_ifname)?;
+        let (from, to) = (self.programs.from_container.as_fd(), self.programs.to_container.as_fd());
+        // The way out first: no packet of the pod is translated before its replies can be.
+        self.links.device(&links::to_pin(host_ifname), "to_container", to, BPF_TCX_EGRESS, ifindex)?;
+        self.links.device(&links::from_pin(host_ifname), "from_container", from, BPF_TCX_INGRESS, ifindex)
+    }
+
+    fn detach_pod(&mut self, host_ifname: &str) -> Result<()> {
+        checks::ifname(host_ifname)?;
+        self.links.remove(&links::from_pin(host_ifname))?;
+        self.links.remove(&links::to_pin(host_ifname))
+    }
+
+    fn attached_pods(&self) -> Result<Vec<String>> {
+        self.links.pods()
+    }
+
+    fn counters(&self) -> Result<Vec<u64>> {
+        let read = |source: aya::maps::MapError| Error::Map {
+            map: map::COUNTER,
+            operation: Operation::Read,
+            key: "all".into(),
+            source: io::Error::other(source),
+        };
+        self.counter.iter().map(|cores| cores.map(|cores| cores.iter().sum()).map_err(read)).collect()
+    }
+}
+
+fn dump<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd) -> Result<Vec<(K, V)>> {
+    let failed = |source| Error::Map { map, operation: Operation::Read, key: "all".into(), source };
+    syscall::dump(fd.as_fd()).map_err(failed)
+}

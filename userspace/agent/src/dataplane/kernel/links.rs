@@ -1,0 +1,174 @@
+//! Links: which program runs where. Each is pinned, and its program is replaced in place.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya_obj::generated::bpf_attach_type::{
+    self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_TCX_EGRESS, BPF_TCX_INGRESS,
+};
+
+use super::object::Programs;
+use super::syscall::{self, LinkTarget};
+use crate::dataplane::{Error, Result};
+
+const FROM: &str = "_from";
+const TO: &str = "_to";
+/// A link on its way to its name.
+const FRESH: &str = "~";
+
+/// The pin of `from_container` on a pod's host device.
+pub(super) fn from_pin(host_ifname: &str) -> String {
+    format!("{host_ifname}{FROM}")
+}
+
+/// The pin of `to_container` on a pod's host device.
+pub(super) fn to_pin(host_ifname: &str) -> String {
+    format!("{host_ifname}{TO}")
+}
+
+/// The pinned links of a node.
+pub(super) struct Links {
+    directory: PathBuf,
+    cgroup: File,
+    cgroup_path: PathBuf,
+    overlay: u32,
+}
+
+impl Links {
+    pub(super) fn open(directory: PathBuf, cgroup_path: &Path, overlay: u32) -> Result<Self> {
+        let failed = |source| Error::Path { operation: "open", path: cgroup_path.into(), source };
+        let cgroup = File::open(cgroup_path).map_err(failed)?;
+        Ok(Self { directory, cgroup, cgroup_path: cgroup_path.into(), overlay })
+    }
+
+    /// Puts the programs in place of those that run: pods first, so that a packet that enters by new programs also
+    /// leaves by new ones.
+    pub(super) fn put_in_place(&self, programs: &Programs) -> Result<()> {
+        for name in self.names()? {
+            if name.ends_with(FRESH) {
+                self.remove(&name)?;
+            } else if name.ends_with(TO) {
+                self.replace_pod(&name, "to_container", programs.to_container.as_fd())?;
+            } else if name.ends_with(FROM) {
+                self.replace_pod(&name, "from_container", programs.from_container.as_fd())?;
+            }
+        }
+        if self.overlay != 0 {
+            let (from, to) = (programs.from_overlay.as_fd(), programs.to_overlay.as_fd());
+            self.device("to_overlay", "to_overlay", to, BPF_TCX_EGRESS, self.overlay)?;
+            self.device("from_overlay", "from_overlay", from, BPF_TCX_INGRESS, self.overlay)?;
+        }
+        self.cgroup("getpeername4", programs.getpeername4.as_fd(), BPF_CGROUP_INET4_GETPEERNAME)?;
+        self.cgroup("connect4", programs.connect4.as_fd(), BPF_CGROUP_INET4_CONNECT)
+    }
+
+    /// Lets a program run on a network device.
+    pub(super) fn device(
+        &self,
+        pin: &str,
+        program: &'static str,
+        fd: BorrowedFd<'_>,
+        attach: bpf_attach_type,
+        ifindex: u32,
+    ) -> Result<()> {
+        let target = format!("network device {ifindex} ({pin})");
+        self.attach(pin, fd, attach, LinkTarget::Device(ifindex), ifindex).map_err(explain(program, target))
+    }
+
+    /// Removes a pin, and with it the link.
+    pub(super) fn remove(&self, pin: &str) -> Result<()> {
+        let path = self.directory.join(pin);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Path { operation: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The names of the pods' host devices that have a link, sorted.
+    pub(super) fn pods(&self) -> Result<Vec<String>> {
+        let names = self.names()?;
+        let pods = names.iter().filter_map(|name| name.strip_suffix(FROM).or_else(|| name.strip_suffix(TO)));
+        let mut pods: Vec<String> = pods.map(str::to_owned).collect();
+        pods.sort_unstable();
+        pods.dedup();
+        Ok(pods)
+    }
+
+    fn cgroup(&self, program: &'static str, fd: BorrowedFd<'_>, attach: bpf_attach_type) -> Result<()> {
+        let run = || {
+            let id = self.cgroup.metadata()?.ino();
+            self.attach(program, fd, attach, LinkTarget::Cgroup(id), self.cgroup.as_raw_fd() as u32)
+        };
+        run().map_err(explain(program, format!("cgroup {}", self.cgroup_path.display())))
+    }
+
+    /// Replaces the program of the pinned link if it hangs on this target. Otherwise a new link is made and takes the
+    /// pin's name in one step, so that there is one at every moment.
+    fn attach(
+        &self,
+        pin: &str,
+        program: BorrowedFd<'_>,
+        attach: bpf_attach_type,
+        wanted: LinkTarget,
+        target: u32,
+    ) -> io::Result<()> {
+        let path = self.directory.join(pin);
+        if let Some(link) = open(&path)? {
+            let is_device = matches!(wanted, LinkTarget::Device(_));
+            if syscall::link_target(link.as_fd(), is_device)? == wanted {
+                return syscall::link_update(link.as_fd(), program);
+            }
+        }
+        let link = syscall::link_create(program, target, attach)?;
+        let fresh = self.directory.join(format!("{pin}{FRESH}"));
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        syscall::object_pin(link.as_fd(), &fresh)?;
+        fs::rename(&fresh, &path)
+    }
+
+    /// A pod's link goes with its device: then the pin is all that is left of it.
+    fn replace_pod(&self, pin: &str, program: &'static str, fd: BorrowedFd<'_>) -> Result<()> {
+        let run = || {
+            let Some(link) = open(&self.directory.join(pin))? else { return Ok(true) };
+            if syscall::link_target(link.as_fd(), true)? == LinkTarget::Device(0) {
+                return Ok(false);
+            }
+            match syscall::link_update(link.as_fd(), fd) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
+                result => result.map(|()| true),
+            }
+        };
+        match run().map_err(explain(program, pin.to_owned())) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.remove(pin),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let failed = |source| Error::Path { operation: "list", path: self.directory.clone(), source };
+        let entries = fs::read_dir(&self.directory).map_err(failed)?;
+        let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        entries.map(name).collect::<io::Result<_>>().map_err(failed)
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
+    match syscall::object_get(path) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn explain(program: &'static str, target: String) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Attach { program, target, source: source.into() }
+}

@@ -1,0 +1,332 @@
+//! Carries what is desired into the dataplane, and tries again what failed.
+
+mod retry;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use diolkos_abi::address::v4_of;
+use diolkos_abi::service::FrontendKey;
+use ipnetwork::Ipv4Network;
+
+use crate::dataplane::Shared;
+use crate::dataplane::execute::{Outcome, execute};
+use crate::desired::{DesiredService, ServiceName, ThisNode};
+use crate::index::{Dirty, Index};
+use crate::plan::{Operation, Owner, Planner, Step};
+use crate::source::Change;
+use retry::Retries;
+
+/// How often the maps are compared with what they should hold.
+pub const RESYNC: Duration = Duration::from_secs(600);
+
+/// The state of the service driver: what is known, what is planned, what is due again.
+pub struct Driver {
+    dataplane: Shared,
+    this: ThisNode,
+    quarantine: Duration,
+    index: Index,
+    dirty: Dirty,
+    /// Nothing before the first sync, and after the maps contradicted the mirror: then they are adopted anew.
+    planner: Option<Planner>,
+    retries: Retries,
+    /// Why an object is not served, by the object's kind and name: each is logged once.
+    refusals: BTreeMap<String, String>,
+    /// Other nodes' pod CIDRs, for the host's routes.
+    pod_cidrs: BTreeSet<Ipv4Network>,
+    resync: Duration,
+    has_synced: bool,
+}
+
+/// What a cycle did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cycle {
+    /// Writes that reached the maps.
+    pub writes: usize,
+    /// [`Driver::pod_cidrs`] is another one now.
+    pub pod_cidrs_changed: bool,
+}
+
+/// What is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Service(ServiceName),
+    Nodes,
+    Adoption,
+}
+
+/// The maps contradict the mirror.
+struct Contradiction;
+
+impl Driver {
+    /// A driver that knows nothing yet. What is freed rests for `quarantine` ([`crate::plan::QUARANTINE`]).
+    pub fn new(dataplane: Shared, this: ThisNode, quarantine: Duration) -> Self {
+        Self {
+            dataplane,
+            this,
+            quarantine,
+            index: Index::default(),
+            dirty: Dirty::default(),
+            planner: None,
+            retries: Retries::default(),
+            refusals: BTreeMap::new(),
+            pod_cidrs: BTreeSet::new(),
+            resync: RESYNC,
+            has_synced: false,
+        }
+    }
+
+    /// Takes a change in; the next cycle acts on it.
+    pub fn apply(&mut self, change: Change) {
+        self.index.apply(change, &mut self.dirty);
+    }
+
+    /// Whether the maps have once been brought to what the sources say.
+    pub fn has_synced(&self) -> bool {
+        self.has_synced
+    }
+
+    /// The pod CIDRs of the other nodes.
+    pub fn pod_cidrs(&self) -> &BTreeSet<Ipv4Network> {
+        &self.pod_cidrs
+    }
+
+    /// Why objects are not served, by kind and name.
+    pub fn refusals(&self) -> &BTreeMap<String, String> {
+        &self.refusals
+    }
+
+    /// Does what is due; `now` is the time since the agent's start. Before all sources are in sync nothing is due.
+    pub fn cycle(&mut self, now: Duration) -> Cycle {
+        let mut cycle = Cycle::default();
+        if !self.index.in_sync() {
+            return cycle;
+        }
+        let mut planner = match self.planner.take() {
+            Some(planner) => planner,
+            None => match self.adopt(now) {
+                Some(planner) => planner,
+                None => return cycle,
+            },
+        };
+        match self.work(&mut planner, now, &mut cycle) {
+            Ok(()) => {
+                self.retries.done(&Subject::Adoption);
+                self.planner = Some(planner);
+                self.has_synced = true;
+            }
+            Err(Contradiction) => {
+                self.mark_all_dirty();
+                self.retries.failed(Subject::Adoption, now);
+            }
+        }
+        cycle
+    }
+
+    /// When the next cycle has something to do even if nothing changes.
+    pub fn deadline(&self) -> Option<Duration> {
+        if !self.index.in_sync() {
+            return None;
+        }
+        let planned = self.planner.as_ref().and_then(Planner::deadline);
+        [planned, self.retries.next(), Some(self.resync)].into_iter().flatten().min()
+    }
+
+    fn adopt(&mut self, now: Duration) -> Option<Planner> {
+        if !self.retries.is_due(&Subject::Adoption, now) {
+            return None;
+        }
+        let mut dataplane = self.dataplane.lock();
+        match dataplane.adopt() {
+            Ok(found) => {
+                let planner = Planner::adopt(dataplane.capacities(), self.quarantine, &found, now);
+                drop(dataplane);
+                tracing::info!(
+                    frontends = found.frontends.len(),
+                    backends = found.backends.len(),
+                    nodes = found.nodes.len(),
+                    "adopted the maps"
+                );
+                self.mark_all_dirty();
+                self.resync = now + RESYNC;
+                Some(planner)
+            }
+            Err(error) => {
+                drop(dataplane);
+                tracing::error!(%error, "cannot read the maps; trying again");
+                self.retries.failed(Subject::Adoption, now);
+                None
+            }
+        }
+    }
+
+    fn mark_all_dirty(&mut self) {
+        self.dirty.services.extend(self.index.service_names().cloned());
+        self.dirty.nodes = true;
+    }
+
+    fn work(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
+        let steps = planner.housekeeping(now);
+        self.carry_out(planner, &steps, cycle)?;
+        self.work_nodes(planner, now, cycle)?;
+        self.work_services(planner, now, cycle)?;
+        let steps = planner.finish_adoption(now);
+        self.carry_out(planner, &steps, cycle)?;
+        let steps = planner.housekeeping(now);
+        self.carry_out(planner, &steps, cycle)?;
+        if now >= self.resync {
+            self.resync = now + RESYNC;
+            self.repair(planner, now, cycle)?;
+        }
+        Ok(())
+    }
+
+    fn work_nodes(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
+        if !std::mem::take(&mut self.dirty.nodes) && !self.retries.take_due(&Subject::Nodes, now) {
+            return Ok(());
+        }
+        let (desired, refusals) = self.index.desired_nodes(&self.this);
+        let (steps, no_room) = planner.plan_nodes(&desired, now);
+        let mut refused: BTreeMap<String, String> =
+            refusals.into_iter().map(|refusal| (refusal.object, refusal.reason.to_string())).collect();
+        refused.extend(no_room.iter().map(|(name, error)| (format!("Node {name}"), error.to_string())));
+        self.refusals.retain(|object, _| !object.starts_with("Node ") || refused.contains_key(object));
+        for (object, reason) in refused {
+            self.refuse(object, reason);
+        }
+        match no_room.is_empty() {
+            true => self.retries.done(&Subject::Nodes),
+            false => self.retries.failed(Subject::Nodes, now),
+        }
+        let length = self.this.pod_cidr.prefix();
+        let network = |prefix| Ipv4Network::new(Ipv4Addr::from(v4_of(prefix)), length).ok();
+        let pod_cidrs = desired.values().filter_map(|node| network(&node.prefix)).collect();
+        cycle.pod_cidrs_changed = pod_cidrs != self.pod_cidrs;
+        self.pod_cidrs = pod_cidrs;
+        self.carry_out(planner, &steps, cycle).map(drop)
+    }
+
+    fn work_services(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
+        let mut names = std::mem::take(&mut self.dirty.services);
+        names.extend(self.retries.take_services(now));
+        let mut desired: BTreeMap<&ServiceName, Option<DesiredService>> = BTreeMap::new();
+        let mut reasons = BTreeMap::new();
+        for name in &names {
+            let service = self.index.desired_service(name, &self.this.name);
+            let service = service.map_err(|refusal| reasons.insert(name.clone(), refusal.to_string()));
+            desired.insert(name, service.unwrap_or_default());
+        }
+        let changes: Vec<_> = desired.iter().map(|(name, service)| (*name, service.as_ref())).collect();
+        let (steps, no_room) = planner.plan(&changes, now);
+        let failed = self.carry_out(planner, &steps, cycle)?;
+        let again: BTreeMap<_, _> =
+            no_room.into_iter().map(|(name, error)| (name, error.to_string())).chain(failed).collect();
+        for name in names {
+            let subject = Subject::Service(name.clone());
+            match again.contains_key(&name) {
+                true => self.retries.failed(subject, now),
+                false => self.retries.done(&subject),
+            }
+            let object = format!("Service {name}");
+            match again.get(&name).or_else(|| reasons.get(&name)) {
+                Some(reason) => self.refuse(object, reason.clone()),
+                None => self.accept(&object),
+            }
+        }
+        Ok(())
+    }
+
+    fn repair(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
+        let found = match self.dataplane.lock().adopt() {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the maps for the resync");
+                return Err(Contradiction);
+            }
+        };
+        let steps = planner.repair(&found, now);
+        if !steps.is_empty() {
+            tracing::warn!(writes = steps.len(), "someone else changed the maps; they are put right");
+        }
+        self.carry_out(planner, &steps, cycle).map(drop)
+    }
+
+    /// Carries out a plan. A service whose frontends the map refuses is taken back whole, and named with the reason.
+    fn carry_out(
+        &mut self,
+        planner: &mut Planner,
+        steps: &[Step],
+        cycle: &mut Cycle,
+    ) -> Result<BTreeMap<ServiceName, String>, Contradiction> {
+        let mut failed = BTreeMap::new();
+        if steps.is_empty() {
+            return Ok(failed);
+        }
+        let outcomes = execute(&mut **self.dataplane.lock(), steps);
+        cycle.writes += count_done(&outcomes);
+        for (step, outcome) in steps.iter().zip(&outcomes) {
+            let Outcome::Failed(error) = outcome else { continue };
+            match (&step.owner, &step.operation) {
+                (Owner::Service(name), Operation::InsertFrontend { .. }) => {
+                    failed.insert(name.clone(), error.to_string());
+                }
+                (owner, _) => {
+                    tracing::error!(%error, ?owner, "a write failed; the maps are read again and compared");
+                    return Err(Contradiction);
+                }
+            }
+        }
+        for name in failed.keys() {
+            self.retract(planner, name, steps.iter().zip(&outcomes), cycle)?;
+        }
+        Ok(failed)
+    }
+
+    fn retract<'a>(
+        &mut self,
+        planner: &mut Planner,
+        name: &ServiceName,
+        steps: impl Iterator<Item = (&'a Step, &'a Outcome)>,
+        cycle: &mut Cycle,
+    ) -> Result<(), Contradiction> {
+        let mut keys: Vec<FrontendKey> = Vec::new();
+        let mut done = Vec::new();
+        let mut skipped_others = false;
+        for (step, outcome) in steps.filter(|(step, _)| step.owner == Owner::Service(name.clone())) {
+            match (&step.operation, outcome) {
+                (Operation::InsertFrontend { key, .. }, outcome) => {
+                    keys.push(*key);
+                    done.extend(matches!(outcome, Outcome::Done).then_some(*key));
+                }
+                (_, outcome) => skipped_others |= matches!(outcome, Outcome::Skipped),
+            }
+        }
+        let back = planner.retract(name, &keys, &done);
+        let outcomes = execute(&mut **self.dataplane.lock(), &back);
+        cycle.writes += count_done(&outcomes);
+        // Removals of the same service that were skipped are not in the mirror any more.
+        let all_done = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done));
+        if all_done && !skipped_others { Ok(()) } else { Err(Contradiction) }
+    }
+
+    fn refuse(&mut self, object: String, reason: String) {
+        if self.refusals.get(&object) != Some(&reason) {
+            tracing::warn!(object, reason, "not served");
+            self.refusals.insert(object, reason);
+        }
+    }
+
+    fn accept(&mut self, object: &str) {
+        if self.refusals.remove(object).is_some() {
+            tracing::info!(object, "no longer refused");
+        }
+    }
+}
+
+fn count_done(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Done)).count()
+}
+
+#[cfg(test)]
+mod tests;

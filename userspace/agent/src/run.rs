@@ -1,0 +1,304 @@
+//! The agent's life: its Node, the overlay, the programs, the first sync, then pods.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use diolkos_abi::config::Config;
+use diolkos_abi::pod::{Netns, netns_flags};
+use diolkos_api::client::{self, Client, Event, ListOptions};
+use diolkos_api::kubeconfig::Kubeconfig;
+use futures::{FutureExt, StreamExt};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use k8s_openapi::api::core::v1::Node;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::dataplane::Shared;
+use crate::dataplane::kernel::{Kernel, KernelOptions};
+use crate::desired::{self, ThisNode};
+use crate::driver::{Driver, RESYNC};
+use crate::overlay::{Overlay, OverlayConfig};
+use crate::plan::QUARANTINE;
+use crate::pods::{self, Install, Network, Pods};
+use crate::source::{Grpc, Source};
+
+/// How the agent is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub kubeconfig: PathBuf,
+    pub node_name: String,
+    /// A mounted bpf file system.
+    pub bpffs: PathBuf,
+    /// A cgroup2 directory, by default the root of the mounted hierarchy.
+    pub cgroup_root: Option<PathBuf>,
+    pub cni_socket: PathBuf,
+    pub state_dir: PathBuf,
+    /// Where the CNI plugin and its configuration go; nothing is installed unless both are given.
+    pub cni_bin_dir: Option<PathBuf>,
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The plugin to install, by default `diolkos-cni` beside this binary.
+    pub cni_binary: Option<PathBuf>,
+    pub vni: u32,
+    pub overlay_port: u16,
+    pub service_cidr: IpNetwork,
+}
+
+/// Changes taken in before a plan is made of them.
+const CHANGES_PER_CYCLE: usize = 4096;
+/// How often a waiting agent says what it waits for.
+const REMIND: Duration = Duration::from_secs(10);
+/// The pause before the host routes are tried again.
+const ROUTES_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT. The programs, their maps and the pods' connections outlive the agent.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let mut stop = std::pin::pin!(stop_signal()?);
+    let agent = tokio::select! {
+        () = &mut stop => return Ok(()),
+        agent = Agent::start(options) => agent?,
+    };
+    agent.follow(stop).await
+}
+
+struct Agent {
+    options: Options,
+    client: Client,
+    dataplane: Shared,
+    kernel: KernelOptions,
+    overlay: Overlay,
+    overlay_config: OverlayConfig,
+    pods: Pods,
+    driver: Driver,
+    started: Instant,
+    server: Option<JoinHandle<Result<(), pods::PodsError>>>,
+    /// When the host routes are synced again.
+    routes_due: Option<Instant>,
+}
+
+impl Agent {
+    async fn start(options: Options) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
+        let client = Client::connect(&kubeconfig)?;
+        let overlay_config = wait_for_node(&client, &options).await?;
+        let overlay = Overlay::ensure(&overlay_config).await?;
+        let kernel = kernel_options(&options, &overlay_config, &overlay)?;
+        let dataplane = Shared::new(Kernel::open(&kernel)?);
+        claim_host_namespace(&dataplane, &overlay_config)?;
+        let pods = Pods::open(&options.state_dir, dataplane.clone(), pods::REST)?;
+        let network = Network { pod_cidr: overlay_config.pod_cidr, gateway: overlay.gateway, mtu: overlay.mtu };
+        pods.set_network(network);
+        pods.repair().await?;
+        let this = ThisNode {
+            name: options.node_name.clone(),
+            pod_cidr: overlay_config.pod_cidr,
+            overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
+        };
+        tracing::info!(pod_cidr = %overlay_config.pod_cidr, mtu = overlay.mtu, "programs attached");
+        Ok(Self {
+            driver: Driver::new(dataplane.clone(), this, QUARANTINE),
+            options,
+            client,
+            dataplane,
+            kernel,
+            overlay,
+            overlay_config,
+            pods,
+            started: Instant::now(),
+            server: None,
+            routes_due: None,
+        })
+    }
+
+    async fn follow(mut self, mut stop: impl Future<Output = ()> + Unpin) -> anyhow::Result<()> {
+        let mut source = Grpc::new(&self.client);
+        let (stop_server, server_stopped) = tokio::sync::watch::channel(());
+        let mut resync = tokio::time::interval(RESYNC);
+        resync.tick().await;
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                () = &mut stop => break,
+                change = source.next() => {
+                    self.driver.apply(change.context("the source of Services ended")?);
+                    for _ in 1..CHANGES_PER_CYCLE {
+                        let Some(Some(change)) = source.next().now_or_never() else { break };
+                        self.driver.apply(change);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                _ = resync.tick() => self.resync().await,
+                result = ended(&mut self.server) => return result,
+            }
+            self.cycle().await;
+            if self.driver.has_synced() && self.server.is_none() {
+                self.serve_pods(server_stopped.clone())?;
+            }
+        }
+        drop(stop_server);
+        tracing::info!("stopping; programs and maps stay in place");
+        match self.server {
+            Some(server) => Ok(server.await??),
+            None => Ok(()),
+        }
+    }
+
+    /// When there is something to do even if nothing changes; far away when there is not.
+    fn deadline(&self) -> Instant {
+        let driver = self.driver.deadline().map(|due| self.started + due);
+        let far = Instant::now() + RESYNC;
+        [driver, self.routes_due].into_iter().flatten().fold(far, Instant::min)
+    }
+
+    async fn cycle(&mut self) {
+        let cycle = self.driver.cycle(self.started.elapsed());
+        if cycle.writes > 0 {
+            tracing::debug!(writes = cycle.writes, "maps written");
+        }
+        let due = self.routes_due.is_some_and(|due| due <= Instant::now());
+        if !cycle.pod_cidrs_changed && !due {
+            return;
+        }
+        self.routes_due = None;
+        if let Err(error) = self.overlay.sync_routes(self.driver.pod_cidrs()).await {
+            tracing::error!(%error, "host routes to other nodes are incomplete; trying again");
+            self.routes_due = Some(Instant::now() + ROUTES_AGAIN);
+        }
+    }
+
+    /// Everything that has no event: devices, routes and attachments that someone else changed.
+    async fn resync(&mut self) {
+        if let Err(error) = self.repair().await {
+            tracing::error!(error = format!("{error:#}"), "the resync failed; the next one tries again");
+        }
+        self.routes_due = Some(Instant::now());
+    }
+
+    async fn repair(&mut self) -> anyhow::Result<()> {
+        let overlay = Overlay::ensure(&self.overlay_config).await?;
+        if overlay.ifindex != self.overlay.ifindex {
+            tracing::warn!("the overlay device was replaced; loading the programs for the new one");
+            self.kernel = kernel_options(&self.options, &self.overlay_config, &overlay)?;
+            self.dataplane.replace(Kernel::open(&self.kernel)?);
+        }
+        self.overlay = overlay;
+        self.pods.repair().await?;
+        Ok(())
+    }
+
+    /// The first sync is done: from now on pods may come. The configuration is the last thing a runtime waits for.
+    fn serve_pods(&mut self, mut stopped: tokio::sync::watch::Receiver<()>) -> anyhow::Result<()> {
+        let (pods, socket) = (self.pods.clone(), self.options.cni_socket.clone());
+        let server = async move {
+            let stop = async move { while stopped.changed().await.is_ok() {} };
+            pods.serve(&socket, stop).await
+        };
+        self.server = Some(tokio::spawn(server));
+        let (Some(bin_dir), Some(conf_dir)) = (&self.options.cni_bin_dir, &self.options.cni_conf_dir) else {
+            return Ok(());
+        };
+        let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("diolkos-cni"));
+        let binary = self.options.cni_binary.clone().map_or_else(beside, Ok)?;
+        let (bin_dir, conf_dir, socket) = (bin_dir.clone(), conf_dir.clone(), self.options.cni_socket.clone());
+        pods::install(&Install { binary, bin_dir, conf_dir, socket })?;
+        tracing::info!("ready for pods");
+        Ok(())
+    }
+}
+
+/// Waits until this node has an address and a pod CIDR.
+async fn wait_for_node(client: &Client, options: &Options) -> anyhow::Result<OverlayConfig> {
+    let selector = ListOptions::fields(format!("metadata.name={}", options.node_name));
+    let mut events = client::follow::<Node>(client.clone(), None, selector);
+    let mut reminder = tokio::time::interval(REMIND);
+    let mut lacks = "the apiserver";
+    loop {
+        let node = tokio::select! {
+            event = events.next() => match event.context("the source of Nodes ended")? {
+                Event::Restarted(nodes) => nodes.into_iter().next(),
+                Event::Applied(node) => Some(node),
+                Event::Deleted(_) => None,
+            },
+            _ = reminder.tick() => {
+                tracing::info!(node = options.node_name, "waiting for {lacks}");
+                continue;
+            }
+        };
+        let Some(node) = node else {
+            lacks = "the Node object, which its kubelet registers";
+            continue;
+        };
+        let pod_cidr = desired::pod_cidr(&node).with_context(|| format!("Node {}", options.node_name))?;
+        match (desired::internal_ip(&node), pod_cidr) {
+            (None, _) => lacks = "an IPv4 InternalIP in the Node's status, which its kubelet reports",
+            (_, None) => lacks = "an IPv4 podCIDR in the Node's spec, which the controller manager assigns",
+            (Some(node_ip), Some(pod_cidr)) => {
+                return Ok(OverlayConfig { node_ip, port: options.overlay_port, pod_cidr });
+            }
+        }
+    }
+}
+
+fn kernel_options(options: &Options, config: &OverlayConfig, overlay: &Overlay) -> anyhow::Result<KernelOptions> {
+    let IpNetwork::V4(service_cidr) = options.service_cidr else {
+        bail!("the service CIDR {} is not IPv4: correct --service-cidr", options.service_cidr);
+    };
+    let cgroup = match &options.cgroup_root {
+        Some(directory) => directory.clone(),
+        None => cgroup2_root(Path::new("/proc/self/mountinfo"))?,
+    };
+    let mask = |network: Ipv4Network| network.mask().octets();
+    let config = Config {
+        overlay_ifindex: overlay.ifindex,
+        vni: options.vni,
+        overlay_mac: overlay.mac,
+        gateway_v4: overlay.gateway.octets(),
+        route_mask_v4: mask(config.pod_cidr),
+        pod_cidr_v4: config.pod_cidr.network().octets(),
+        service_cidr_v4: service_cidr.network().octets(),
+        service_mask_v4: mask(service_cidr),
+        ..Config::default()
+    };
+    Ok(KernelOptions { bpffs: options.bpffs.clone(), node: options.node_name.clone(), cgroup, config })
+}
+
+/// The mount point of the cgroup2 hierarchy's root.
+fn cgroup2_root(mountinfo: &Path) -> anyhow::Result<PathBuf> {
+    let text = std::fs::read_to_string(mountinfo).with_context(|| format!("read {}", mountinfo.display()))?;
+    let mount = text.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (file_system.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+    });
+    mount.context("no cgroup2 hierarchy is mounted: mount one, or name a directory with --cgroup-root")
+}
+
+/// Says that sockets of the agent's own network namespace are the node's.
+fn claim_host_namespace(dataplane: &Shared, config: &OverlayConfig) -> anyhow::Result<()> {
+    let Some(cookie) = pods::host_netns_cookie().context("read the cookie of the node's network namespace")? else {
+        return Ok(());
+    };
+    let netns = Netns { v4: config.node_ip.octets(), v6: [0; 16], flags: netns_flags::HOST };
+    Ok(dataplane.lock().set_netns(cookie, netns)?)
+}
+
+async fn ended(server: &mut Option<JoinHandle<Result<(), pods::PodsError>>>) -> anyhow::Result<()> {
+    match server {
+        Some(server) => {
+            server.await??;
+            bail!("the CNI server stopped by itself")
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
