@@ -9,3 +9,14 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod wire;
+
+pub use k8s_openapi::jiff::Timestamp;
+
+/// The time by this machine's clock.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_nanos())
+        .ok()
+        .and_then(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+}

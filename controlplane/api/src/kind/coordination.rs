@@ -26,7 +26,4 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     {
         causes.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0");
     }
-    if spec["holderIdentity"] == "" {
-        causes.invalid("spec.holderIdentity", "", "must not be empty");
-    }
 }

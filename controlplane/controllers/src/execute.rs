@@ -1,0 +1,238 @@
+//! Carrying out actions at the server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diolkos_api::client::{Api, Client, DeleteOptions, ListOptions, Resource};
+use diolkos_api::status::Failure;
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::object::{Action, Key, KindName, Object, Target};
+
+/// What became of one look's actions.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What the server returned, in order.
+    pub(crate) written: Vec<Object>,
+    pub(crate) deleted: Vec<Target>,
+    /// What stopped it; the actions after that one were not tried.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Most creations in flight at once.
+const WIDEST: usize = 32;
+
+/// Carries out actions in order. Creations in a row go out in batches of 1, 2, 4, ...: what cannot succeed fails once,
+/// not five hundred times.
+pub(crate) async fn execute(client: &Client, actions: Vec<Action>) -> Outcome {
+    let mut outcome = Outcome::default();
+    // A second write to an object in one look follows the version of the first: in between was only ourselves.
+    let mut versions: HashMap<Key, String> = HashMap::new();
+    let mut actions = actions.into_iter().peekable();
+    let mut width = 1;
+    while let Some(action) = actions.next() {
+        if let Action::Create(first) = action {
+            let mut batch = vec![first];
+            while batch.len() < width
+                && let Some(Action::Create(next)) = actions.next_if(|action| matches!(action, Action::Create(_)))
+            {
+                batch.push(next);
+            }
+            width = (width * 2).min(WIDEST);
+            for result in join_all(batch.into_iter().map(|object| create(client, object))).await {
+                match result {
+                    Ok(object) => outcome.written.push(object),
+                    Err(failure) => outcome.failure = Some(failure),
+                }
+            }
+        } else if let Err(failure) = one(client, action, &mut versions, &mut outcome).await {
+            outcome.failure = Some(failure);
+        }
+        if outcome.failure.is_some() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn one(
+    client: &Client,
+    action: Action,
+    versions: &mut HashMap<Key, String>,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    match action {
+        Action::Create(object) => outcome.written.push(create(client, object).await?),
+        Action::Update(object) => {
+            let written = replace(client, object, "", versions).await?;
+            outcome.written.push(written);
+        }
+        Action::UpdateStatus(object) => {
+            let written = replace(client, object, "status", versions).await?;
+            outcome.written.push(written);
+        }
+        Action::Delete(target) => {
+            delete(client, &target).await?;
+            outcome.deleted.push(target);
+        }
+        Action::Collect { target, unless } => {
+            for owner in &unless {
+                if exists(client, owner).await? {
+                    return Ok(());
+                }
+            }
+            delete(client, &target).await?;
+            outcome.deleted.push(target);
+        }
+        Action::Finalize(namespace) => {
+            let name = namespace.metadata.name.clone().unwrap_or_default();
+            if let Some(left) = anything_in(client, &name).await? {
+                return Err(Failure::unavailable(format!("the namespace {name} still has {left}")));
+            }
+            let mut namespace = Namespace::clone(&namespace);
+            namespace.spec.get_or_insert_default().finalizers = None;
+            match client.api::<Namespace>(None).update_subresource("finalize", &namespace).await {
+                Ok(_) => {}
+                Err(failure) if failure.is_not_found() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn create(client: &Client, object: Object) -> Result<Object, Failure> {
+    Ok(match object {
+        Object::Deployment(object) => Object::Deployment(post(client, &*object).await?),
+        Object::ReplicaSet(object) => Object::ReplicaSet(post(client, &*object).await?),
+        Object::Pod(object) => Object::Pod(post(client, &*object).await?),
+        Object::Service(object) => Object::Service(post(client, &*object).await?),
+        Object::EndpointSlice(object) => Object::EndpointSlice(post(client, &*object).await?),
+        Object::Node(object) => Object::Node(post(client, &*object).await?),
+        Object::Namespace(object) => Object::Namespace(post(client, &*object).await?),
+        Object::ConfigMap(object) => Object::ConfigMap(post(client, &*object).await?),
+        Object::Lease(object) => Object::Lease(post(client, &*object).await?),
+    })
+}
+
+async fn post<K: Resource>(client: &Client, object: &K) -> Result<Arc<K>, Failure> {
+    all(client).create(object).await.map(Arc::new)
+}
+
+async fn replace(
+    client: &Client,
+    object: Object,
+    part: &str,
+    versions: &mut HashMap<Key, String>,
+) -> Result<Object, Failure> {
+    let key = object.key();
+    let version = versions.get(&key).cloned();
+    let written = match object {
+        Object::Deployment(object) => Object::Deployment(put(client, object, part, version).await?),
+        Object::ReplicaSet(object) => Object::ReplicaSet(put(client, object, part, version).await?),
+        Object::Pod(object) => Object::Pod(put(client, object, part, version).await?),
+        Object::Service(object) => Object::Service(put(client, object, part, version).await?),
+        Object::EndpointSlice(object) => Object::EndpointSlice(put(client, object, part, version).await?),
+        Object::Node(object) => Object::Node(put(client, object, part, version).await?),
+        Object::Namespace(object) => Object::Namespace(put(client, object, part, version).await?),
+        Object::ConfigMap(object) => Object::ConfigMap(put(client, object, part, version).await?),
+        Object::Lease(object) => Object::Lease(put(client, object, part, version).await?),
+    };
+    if let Some(version) = &written.metadata().resource_version {
+        versions.insert(key, version.clone());
+    }
+    Ok(written)
+}
+
+async fn put<K: Resource>(
+    client: &Client,
+    object: Arc<K>,
+    part: &str,
+    version: Option<String>,
+) -> Result<Arc<K>, Failure> {
+    let mut object = Arc::unwrap_or_clone(object);
+    if version.is_some() {
+        object.metadata_mut().resource_version = version;
+    }
+    all(client).update_subresource(part, &object).await.map(Arc::new)
+}
+
+/// Deletes an incarnation; that it is gone already, or another is in its place, is success.
+async fn delete(client: &Client, target: &Target) -> Result<(), Failure> {
+    let options = DeleteOptions {
+        grace_period_seconds: target.at_once.then_some(0),
+        propagation: "Background".into(),
+        uid: target.uid.clone(),
+        resource_version: String::new(),
+    };
+    let (key, name) = (&target.key, &target.key.name);
+    let result = match key.kind {
+        KindName::Deployment => of::<Deployment>(client, key).delete(name, &options).await,
+        KindName::ReplicaSet => of::<ReplicaSet>(client, key).delete(name, &options).await,
+        KindName::Pod => of::<Pod>(client, key).delete(name, &options).await,
+        KindName::Service => of::<Service>(client, key).delete(name, &options).await,
+        KindName::EndpointSlice => of::<EndpointSlice>(client, key).delete(name, &options).await,
+        KindName::Node => of::<Node>(client, key).delete(name, &options).await,
+        KindName::Namespace => of::<Namespace>(client, key).delete(name, &options).await,
+        KindName::ConfigMap => of::<ConfigMap>(client, key).delete(name, &options).await,
+        KindName::Lease => of::<Lease>(client, key).delete(name, &options).await,
+    };
+    match result {
+        Err(failure) if failure.is_not_found() || failure.is_conflict() => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether an incarnation is at the server; any of that name when no uid is given.
+async fn exists(client: &Client, target: &Target) -> Result<bool, Failure> {
+    let key = &target.key;
+    let uid = match key.kind {
+        KindName::Deployment => uid::<Deployment>(client, key).await?,
+        KindName::ReplicaSet => uid::<ReplicaSet>(client, key).await?,
+        KindName::Pod => uid::<Pod>(client, key).await?,
+        KindName::Service => uid::<Service>(client, key).await?,
+        KindName::EndpointSlice => uid::<EndpointSlice>(client, key).await?,
+        KindName::Node => uid::<Node>(client, key).await?,
+        KindName::Namespace => uid::<Namespace>(client, key).await?,
+        KindName::ConfigMap => uid::<ConfigMap>(client, key).await?,
+        KindName::Lease => uid::<Lease>(client, key).await?,
+    };
+    Ok(uid.is_some_and(|uid| target.uid.is_empty() || uid == target.uid))
+}
+
+async fn uid<K: Resource>(client: &Client, key: &Key) -> Result<Option<String>, Failure> {
+    let object = of::<K>(client, key).get_opt(&key.name).await?;
+    Ok(object.map(|object| object.metadata().uid.clone().unwrap_or_default()))
+}
+
+/// What is left in a namespace, if anything is.
+async fn anything_in(client: &Client, namespace: &str) -> Result<Option<String>, Failure> {
+    let counts = [
+        ("deployments", count::<Deployment>(client, namespace).await?),
+        ("replicasets", count::<ReplicaSet>(client, namespace).await?),
+        ("pods", count::<Pod>(client, namespace).await?),
+        ("services", count::<Service>(client, namespace).await?),
+        ("endpointslices", count::<EndpointSlice>(client, namespace).await?),
+        ("configmaps", count::<ConfigMap>(client, namespace).await?),
+        ("leases", count::<Lease>(client, namespace).await?),
+    ];
+    Ok(counts.into_iter().find(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")))
+}
+
+async fn count<K: Resource>(client: &Client, namespace: &str) -> Result<usize, Failure> {
+    let (objects, _) = client.api::<K>(Some(namespace)).list(&ListOptions::default()).await?;
+    Ok(objects.len())
+}
+
+/// Objects carry their namespace themselves.
+fn all<K: Resource>(client: &Client) -> Api<K> {
+    client.api(None)
+}
+
+fn of<K: Resource>(client: &Client, key: &Key) -> Api<K> {
+    client.api(Some(&key.namespace))
+}
