@@ -3,9 +3,11 @@
 
 mod container;
 pub mod environment;
+mod probe;
 mod volume;
 
-pub use container::{Check, ContainerWish, MountWish, Probe, Probes, PullPolicy};
+pub use container::{ContainerWish, MountWish, PullPolicy};
+pub use probe::{Check, Hook, Probe, Probes};
 pub use volume::{ConfigFile, Volume, VolumeSource};
 
 use crate::runtime::{Namespaces, PodKey};

@@ -8,6 +8,7 @@
 //! ```
 
 mod cgroups;
+mod logs;
 mod volumes;
 
 use crate::runtime::{Dns, PodKey};

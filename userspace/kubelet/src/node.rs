@@ -23,7 +23,7 @@ pub struct NodeIdentity {
 }
 
 /// What changes: the runtime and the pressure on the machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeHealth {
     pub version: Option<Version>,
     /// The runtime's two conditions, or why it could not be asked.
@@ -184,7 +184,7 @@ fn conditions(health: &NodeHealth, previous: &core::NodeStatus, now: Timestamp) 
         None => condition("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(message) => condition("Ready", false, "KubeletNotReady", message),
     };
-    let own = vec![
+    let own = [
         pressed("MemoryPressure", "SufficientMemory", &pressure.memory, "kubelet has sufficient memory available"),
         pressed("DiskPressure", "NoDiskPressure", &pressure.disk, "kubelet has no disk pressure"),
         pressed("PIDPressure", "SufficientPID", &pressure.pids, "kubelet has sufficient PID available"),

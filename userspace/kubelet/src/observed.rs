@@ -3,6 +3,7 @@
 
 use crate::runtime::{Container, Error, PodKey, Runtime, Sandbox, State, Times};
 use k8s_openapi::jiff::Timestamp;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -99,8 +100,8 @@ impl Observer {
             }
         }
         for pod in pods.values_mut() {
-            pod.sandboxes.sort_by(|a, b| b.sandbox.attempt.cmp(&a.sandbox.attempt));
-            pod.containers.sort_by(|a, b| b.container.attempt.cmp(&a.container.attempt));
+            pod.sandboxes.sort_by_key(|observed| Reverse(observed.sandbox.attempt));
+            pod.containers.sort_by_key(|observed| Reverse(observed.container.attempt));
         }
         Ok(pods)
     }

@@ -87,6 +87,11 @@ impl ModelCluster {
         self.world().config_maps.insert((namespace.to_owned(), name.to_owned()), map);
     }
 
+    /// Removes a node, as an operator does.
+    pub fn forget_node(&self, name: &str) {
+        self.world().nodes.remove(name);
+    }
+
     /// While away, every call fails; the watch is silent.
     pub fn set_away(&self, away: bool) {
         self.world().away = away;

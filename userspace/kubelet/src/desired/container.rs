@@ -1,13 +1,12 @@
 //! One container of a pod as wanted.
 
 use super::Qos;
+use super::probe::{Hook, Probes, hook, probe};
 use crate::runtime::{Resources, Security};
 use diolkos_api::quantity::Quantity as Amount;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub struct ContainerWish {
@@ -30,6 +29,10 @@ pub struct ContainerWish {
     pub limits: BTreeMap<String, String>,
     pub security: Security,
     pub probes: Probes,
+    /// Runs right after the start; a failure ends the container.
+    pub post_start: Option<Hook>,
+    /// Runs before TERM, within the grace period.
+    pub pre_stop: Option<Hook>,
     pub tty: bool,
     pub stdin: bool,
 }
@@ -49,39 +52,6 @@ pub struct MountWish {
     pub read_only: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Probes {
-    pub startup: Option<Probe>,
-    pub liveness: Option<Probe>,
-    pub readiness: Option<Probe>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    pub check: Check,
-    pub initial_delay: Duration,
-    pub period: Duration,
-    pub timeout: Duration,
-    pub success_threshold: u32,
-    pub failure_threshold: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    Exec(Vec<String>),
-    /// `host` is the pod's address when empty.
-    Tcp {
-        host: String,
-        port: u16,
-    },
-    Http {
-        host: String,
-        port: u16,
-        path: String,
-        headers: Vec<(String, String)>,
-    },
-}
-
 /// Shares of the smallest request, as the kernel allows.
 const MIN_CPU_SHARES: i64 = 2;
 /// Smallest quota that the kernel takes, microseconds of 100 ms.
@@ -99,9 +69,7 @@ pub(super) fn wish(
     let limits = plain(resources.limits.as_ref());
     let mut requests = limits.clone();
     requests.extend(plain(resources.requests.as_ref()));
-    if container.lifecycle.is_some() {
-        problems.push(format!("container {}: lifecycle hooks are not supported by this kubelet", container.name));
-    }
+    let lifecycle = container.lifecycle.clone().unwrap_or_default();
     if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
         problems.push(format!("container {}: block devices are not supported by this kubelet", container.name));
     }
@@ -126,6 +94,8 @@ pub(super) fn wish(
             liveness: probe(container.liveness_probe.as_ref(), container, problems),
             readiness: probe(container.readiness_probe.as_ref(), container, problems),
         },
+        post_start: hook(lifecycle.post_start.as_ref(), container, problems),
+        pre_stop: hook(lifecycle.pre_stop.as_ref(), container, problems),
         tty: container.tty.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
     }
@@ -252,61 +222,6 @@ fn security(
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
     }
-}
-
-fn probe(probe: Option<&core::Probe>, container: &core::Container, problems: &mut Vec<String>) -> Option<Probe> {
-    let probe = probe?;
-    let seconds = |value: Option<i32>, default: u32| {
-        Duration::from_secs(value.map_or(default, |v| v.max(0).unsigned_abs()).into())
-    };
-    let count = |value: Option<i32>, default: u32| value.map_or(default, |v| v.max(1).unsigned_abs());
-    let check = check(probe, container).unwrap_or_else(|problem| {
-        problems.push(format!("container {}: {problem}", container.name));
-        Check::Exec(Vec::new())
-    });
-    Some(Probe {
-        check,
-        initial_delay: seconds(probe.initial_delay_seconds, 0),
-        period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
-        timeout: seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1)),
-        success_threshold: count(probe.success_threshold, 1),
-        failure_threshold: count(probe.failure_threshold, 3),
-    })
-}
-
-fn check(probe: &core::Probe, container: &core::Container) -> Result<Check, String> {
-    if let Some(exec) = &probe.exec {
-        return Ok(Check::Exec(exec.command.clone().unwrap_or_default()));
-    }
-    if let Some(tcp) = &probe.tcp_socket {
-        let host = tcp.host.clone().unwrap_or_default();
-        return Ok(Check::Tcp { host, port: port(&tcp.port, container)? });
-    }
-    let Some(http) = &probe.http_get else {
-        return Err("only exec, tcpSocket and httpGet probes are supported by this kubelet".to_owned());
-    };
-    if http.scheme.as_deref().is_some_and(|scheme| scheme != "HTTP") {
-        return Err("probes over HTTPS are not supported by this kubelet".to_owned());
-    }
-    let headers = http.http_headers.iter().flatten();
-    Ok(Check::Http {
-        host: http.host.clone().unwrap_or_default(),
-        port: port(&http.port, container)?,
-        path: http.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
-        headers: headers.map(|header| (header.name.clone(), header.value.clone())).collect(),
-    })
-}
-
-fn port(port: &IntOrString, container: &core::Container) -> Result<u16, String> {
-    let number = match port {
-        IntOrString::Int(number) => Some(*number),
-        IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
-            named.map(|port| port.container_port)
-        }
-    };
-    let number = number.ok_or_else(|| format!("the probe's port {port:?} is not a port of the container"))?;
-    u16::try_from(number).map_err(|_| format!("the probe's port {number} is out of range"))
 }
 
 /// 64-bit FNV-1a: stable over releases, which the standard hasher is not.

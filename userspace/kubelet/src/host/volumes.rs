@@ -32,6 +32,26 @@ impl Host {
             VolumeSource::Unsupported => Err(Error::Config(format!("volume {} is not supported", volume.name))),
         }
     }
+
+    /// The path of a part of a volume, links followed; a part that lies outside of the volume is refused. A directory
+    /// that is not there is made.
+    pub fn resolve_sub_path(&self, volume: &Path, sub_path: &str) -> Result<PathBuf, Error> {
+        if sub_path.is_empty() {
+            return Ok(volume.to_owned());
+        }
+        let path = volume.join(sub_path);
+        let real = |path: &Path| path.canonicalize().map_err(failed("resolve", path));
+        let root = real(volume)?;
+        // The deepest part that exists is checked before anything is made below it.
+        let existing = path.ancestors().find(|part| part.exists()).unwrap_or(volume);
+        if !real(existing)?.starts_with(&root) {
+            return Err(Error::Config(format!("subPath {sub_path:?} leaves its volume through a link")));
+        }
+        if !path.exists() {
+            make_directory(&path)?;
+        }
+        real(&path)
+    }
 }
 
 /// The files of a ConfigMap volume: all keys, or those that `items` names.

@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Deadline of a call that only asks or makes a small change.
+/// Deadline of a call that only asks: a runtime that does not answer by then is away.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+/// Deadline of a call that changes something small.
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
 /// Deadline of starting a sandbox: it waits for the network plugin.
 const SANDBOX_DEADLINE: Duration = Duration::from_secs(240);
@@ -83,13 +85,13 @@ macro_rules! call {
 #[async_trait]
 impl Runtime for Cri {
     async fn version(&self) -> Result<Version, Error> {
-        let answer = call!(self.runtime.version(wire::VersionRequest { version: "v1".to_owned() }), "", CALL_DEADLINE)?;
+        let answer = call!(self.runtime.version(wire::VersionRequest { version: "v1".to_owned() }), "", ASK_DEADLINE)?;
         let version = answer.runtime_version.split('~').next().unwrap_or_default().trim_start_matches('v').to_owned();
         Ok(Version { name: answer.runtime_name, version })
     }
 
     async fn health(&self) -> Result<Health, Error> {
-        let answer = call!(self.runtime.status(wire::StatusRequest { verbose: false }), "", CALL_DEADLINE)?;
+        let answer = call!(self.runtime.status(wire::StatusRequest { verbose: false }), "", ASK_DEADLINE)?;
         Ok(convert::health(answer.status.unwrap_or_default()))
     }
 
@@ -111,7 +113,7 @@ impl Runtime for Cri {
 
     async fn list_sandboxes(&self) -> Result<Vec<Sandbox>, Error> {
         let request = wire::ListPodSandboxRequest { filter: None };
-        let answer = call!(self.runtime.list_pod_sandbox(request), "", CALL_DEADLINE)?;
+        let answer = call!(self.runtime.list_pod_sandbox(request), "", ASK_DEADLINE)?;
         Ok(answer
             .items
             .into_iter()
@@ -122,7 +124,7 @@ impl Runtime for Cri {
 
     async fn sandbox_addresses(&self, id: &str) -> Result<Vec<IpAddr>, Error> {
         let request = wire::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let answer = call!(self.runtime.pod_sandbox_status(request), id, CALL_DEADLINE)?;
+        let answer = call!(self.runtime.pod_sandbox_status(request), id, ASK_DEADLINE)?;
         let network = answer.status.and_then(|status| status.network).unwrap_or_default();
         let more = network.additional_ips.into_iter().map(|other| other.ip);
         Ok(std::iter::once(network.ip).chain(more).filter_map(|ip| ip.parse().ok()).collect())
@@ -156,13 +158,13 @@ impl Runtime for Cri {
 
     async fn list_containers(&self) -> Result<Vec<Container>, Error> {
         let request = wire::ListContainersRequest { filter: None };
-        let answer = call!(self.runtime.list_containers(request), "", CALL_DEADLINE)?;
+        let answer = call!(self.runtime.list_containers(request), "", ASK_DEADLINE)?;
         Ok(answer.containers.into_iter().map(convert::container).collect())
     }
 
     async fn container_times(&self, id: &str) -> Result<Times, Error> {
         let request = wire::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = call!(self.runtime.container_status(request), id, CALL_DEADLINE)?;
+        let answer = call!(self.runtime.container_status(request), id, ASK_DEADLINE)?;
         Ok(convert::times(answer.status.unwrap_or_default()))
     }
 
@@ -180,7 +182,7 @@ impl Runtime for Cri {
 
     async fn image(&self, name: &str) -> Result<Option<String>, Error> {
         let request = wire::ImageStatusRequest { image: Some(image_spec(name)), verbose: false };
-        Ok(call!(self.images.image_status(request), name, CALL_DEADLINE)?.image.map(|image| image.id))
+        Ok(call!(self.images.image_status(request), name, ASK_DEADLINE)?.image.map(|image| image.id))
     }
 
     async fn pull(&self, name: &str) -> Result<String, Error> {
