@@ -131,6 +131,14 @@ impl Cluster {
         finish(&mut command, &[&["kubectl"], arguments].concat())
     }
 
+    /// A command line for a person at another terminal.
+    pub fn kubectl_line(&self) -> String {
+        let mut command = self.control().enter();
+        command.arg("kubectl").arg("--kubeconfig").arg(&self.admin);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
     /// `kubectl get .. -o json`
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[&["get"], arguments, &["-o", "json"]].concat())?;

@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod cluster;
 pub mod eventually;
 pub mod guard;
+pub mod image;
+pub mod iperf;
 pub mod process;
 pub mod space;
 pub mod tools;

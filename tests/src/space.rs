@@ -72,6 +72,11 @@ impl Space {
         &self.net
     }
 
+    /// Its mount namespace: the way to its bpffs.
+    pub fn mount_namespace(&self) -> &Path {
+        &self.mount
+    }
+
     pub(crate) fn holder(&self) -> u32 {
         self.holder
     }

@@ -23,7 +23,7 @@ const BPF_LINKER: &str = "0.13.0";
 const ROUNDS: usize = 6;
 
 /// A package that is unpacked, and a program it has to contain.
-const UNPACKED: [(&str, &str); 8] = [
+const UNPACKED: [(&str, &str); 9] = [
     ("etcd-server", "etcd"),
     ("etcd-client", "etcdctl"),
     ("containerd", "containerd"),
@@ -31,6 +31,7 @@ const UNPACKED: [(&str, &str); 8] = [
     ("kubernetes-client", "kubectl"),
     ("iperf3", "iperf3"),
     ("busybox-static", "busybox"),
+    ("bpftool", "bpftool"),
     ("containernetworking-plugins", "../lib/cni/loopback"),
 ];
 

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Cluster, ClusterConfig, START, control_plane, network};
 use crate::eventually;
 use crate::process::Process;
-use crate::space::Space;
+use crate::space::{Space, finish};
 use crate::tools;
 
 const RUNTIME: &str = "/run/containerd/containerd.sock";
@@ -70,7 +71,13 @@ impl Node {
 
     /// containerd's own client.
     pub fn ctr(&self, arguments: &[&str]) -> Result<String> {
-        self.space.run(&[&["ctr", "--address", RUNTIME, "--namespace", NAMESPACE], arguments].concat())
+        finish(self.ctr_command().args(arguments), &[&["ctr"], arguments].concat())
+    }
+
+    pub(super) fn ctr_command(&self) -> Command {
+        let mut command = self.space.command("ctr");
+        command.args(["--address", RUNTIME, "--namespace", NAMESPACE]);
+        command
     }
 
     /// Imports an archive of images.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Cluster, Node, is_true, items};
+use crate::space::finish;
 
 /// A pod as the apiserver shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,10 +55,17 @@ impl Cluster {
 
     /// A command in the pod's container: its files, its network, its cgroup.
     pub fn exec(&self, pod: &Pod, argv: &[&str]) -> Result<String> {
+        let (program, arguments) = argv.split_first().context("no program to run")?;
+        finish(self.exec_command(pod, program)?.args(arguments), argv)
+    }
+
+    /// A command in the pod's container, to be given arguments and run.
+    pub fn exec_command(&self, pod: &Pod, program: &str) -> Result<Command> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("exec-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let node = self.node_named(&pod.node)?;
-        node.ctr(&[&["tasks", "exec", "--exec-id", &id, &pod.container], argv].concat())
+        let mut command = self.node_named(&pod.node)?.ctr_command();
+        command.args(["tasks", "exec", "--exec-id", &id, &pod.container, program]);
+        Ok(command)
     }
 
     /// A command of the machine in the pod's network only, in a cgroup of no node: the socket hooks do not

@@ -38,7 +38,10 @@ impl Binary {
         }
         let mut names: Vec<&str> = suites.iter().flat_map(|suite| suite.binaries.iter().copied()).collect();
         // A suite without its binary fails by itself, with its name; the others still run.
-        names.retain(|name| crate::workspace::root().join("tests/tests").join(format!("{name}.rs")).is_file());
+        let directory = crate::workspace::root().join("tests/tests");
+        names.retain(|name| {
+            [format!("{name}.rs"), format!("{name}/main.rs")].iter().any(|file| directory.join(file).is_file())
+        });
         if !names.is_empty() {
             let mut command = cargo();
             command.args(["test", "--locked", "--no-run", "--package", INTEGRATION]);
