@@ -1,6 +1,173 @@
+//! Programs around the dataplane for benchmarks and tests, never shipped: what a packet program costs at least, and
+//! wrappers that prepare a packet and then tail-call the program under test.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code)]
+#![allow(unsafe_code, unreachable_pub)]
+#![feature(asm_experimental_arch)]
+
+use core::arch::asm;
+use core::ptr::read_volatile;
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
+use aya_ebpf::bindings::{
+    BPF_F_NO_PREALLOC, BPF_F_ZERO_CSUM_TX, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key,
+};
+use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_set_tunnel_key};
+use aya_ebpf::macros::{classifier, map, xdp};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use diolkos_abi::address::{Address, protocol, v4_mapped};
+
+/// Words of the headers that are put back before each run: Ethernet, IPv4 and TCP without options, and two bytes.
+const WORDS: usize = 14;
+const HEADERS: usize = 54;
+/// Offset of the TCP source port.
+const SOURCE_PORT: usize = 34;
+
+/// The program under test, one for each type of program.
+#[map]
+static XDP_UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static TC_UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// Element 0: the headers; element 1: word 0 is the number of flows less one, a power of two less one.
+#[map]
+static TEMPLATE: Array<[u32; WORDS]> = Array::with_max_entries(2, 0);
+/// The number of the next run.
+#[map]
+static RUN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// What the baselines look up, by destination address.
+#[map]
+static TABLE: HashMap<Address, u64> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+#[map]
+static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// R0 of the benchmarks.
+#[xdp]
+pub fn xdp_pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// R1: parses Ethernet, IPv4 and TCP, looks one key up and counts.
+#[xdp]
+pub fn xdp_parse_lookup(ctx: XdpContext) -> u32 {
+    parse_lookup(ctx.data(), ctx.data_end());
+    XDP_PASS
+}
+
+/// T0.
+#[classifier]
+pub fn tc_pass(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// T1.
+#[classifier]
+pub fn tc_parse_lookup(ctx: TcContext) -> i32 {
+    parse_lookup(ctx.data(), ctx.data_end());
+    TC_ACT_UNSPEC
+}
+
+/// Puts the headers back, gives them the source port of the next flow, and runs the program under test.
+#[xdp]
+pub fn xdp_restore(ctx: XdpContext) -> u32 {
+    // SAFETY: the context is the one the kernel passed in.
+    let (data, end) = unsafe { (read_volatile(&(*ctx.ctx).data), read_volatile(&(*ctx.ctx).data_end)) };
+    restore(data as usize, end as usize);
+    // SAFETY: the array holds XDP programs only.
+    unsafe { XDP_UNDER_TEST.tail_call(&ctx, 0) };
+    XDP_ABORTED
+}
+
+/// [`xdp_restore`] for tc.
+#[classifier]
+pub fn tc_restore(ctx: TcContext) -> i32 {
+    // SAFETY: the context is the one the kernel passed in.
+    let (data, end) = unsafe { (read_volatile(&(*ctx.skb.skb).data), read_volatile(&(*ctx.skb.skb).data_end)) };
+    restore(data as usize, end as usize);
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).mark = 0 };
+    // SAFETY: the array holds tc programs only.
+    unsafe { TC_UNDER_TEST.tail_call(&ctx, 0) };
+    TC_ACT_SHOT as i32
+}
+
+/// Makes of the packet of a test run what only a device brings, and runs the program under test. `cb[0]` of 1: it came
+/// through a tunnel, with the network identifier in `cb[1]`. `cb[2]` above 0: it ends after so many bytes.
+#[classifier]
+pub fn tc_prepare(ctx: TcContext) -> i32 {
+    // SAFETY: an integer struct, all of whose bit patterns are values.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: the context is the one the kernel passed in; the size is that of the struct.
+    unsafe {
+        let skb = ctx.skb.skb;
+        if (*skb).cb[0] == 1 {
+            key.tunnel_id = (*skb).cb[1];
+            key.tunnel_ttl = 64;
+            bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, BPF_F_ZERO_CSUM_TX.into());
+        }
+        if (*skb).cb[2] != 0 && bpf_skb_change_tail(skb, (*skb).cb[2], 0) != 0 {
+            return TC_ACT_OK as i32;
+        }
+        TC_UNDER_TEST.tail_call(&ctx, 0);
+    }
+    TC_ACT_OK as i32
+}
+
+#[inline(always)]
+fn parse_lookup(data: usize, end: usize) {
+    if data + HEADERS > end {
+        return;
+    }
+    // An EtherType of IPv4, a header without options, TCP.
+    let (kind, hop) = (load(data + 12), load(data + 22));
+    if kind & 0x00ff_ffff != u32::from_ne_bytes([0x08, 0x00, 0x45, 0]) || hop.to_ne_bytes()[1] != protocol::TCP {
+        return;
+    }
+    let key = v4_mapped(load(data + 30).to_ne_bytes());
+    // SAFETY: the value is not used.
+    let hit = unsafe { TABLE.get(&key) }.is_some();
+    if let Some(counter) = HITS.get_ptr_mut(hit as u32) {
+        // SAFETY: the element is this core's own.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[inline(always)]
+fn restore(data: usize, end: usize) {
+    let (Some(words), Some(flows), Some(run)) = (TEMPLATE.get_ptr(0), TEMPLATE.get_ptr(1), RUN.get_ptr_mut(0)) else {
+        return;
+    };
+    if data + WORDS * 4 > end {
+        return;
+    }
+    // SAFETY: elements of arrays live as long as the program; the packet was just measured.
+    unsafe {
+        let mut i = 0;
+        while i < WORDS {
+            let word = read_volatile(words.cast::<u32>().add(i));
+            asm!("*(u32 *)({to} + 0) = {word}", to = in(reg) data + i * 4, word = in(reg) word as u64, options(nostack));
+            i += 1;
+        }
+        *run = (*run).wrapping_add(1);
+        let port = (*run & read_volatile(flows.cast::<u32>())) as u16;
+        asm!("*(u16 *)({to} + 0) = {port}", to = in(reg) data + SOURCE_PORT, port = in(reg) port.to_be() as u64, options(nostack));
+    }
+}
+
+/// An unaligned word of the packet, which the caller has measured.
+#[inline(always)]
+fn load(at: usize) -> u32 {
+    let value: u64;
+    // SAFETY: in bounds.
+    unsafe { asm!("{value} = *(u32 *)({at} + 0)", value = out(reg) value, at = in(reg) at, options(nostack)) };
+    value as u32
+}
+
+/// Both licences of the source, in the form the kernel knows.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

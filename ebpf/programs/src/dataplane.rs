@@ -1,7 +1,7 @@
 //! The programs of the dataplane: attach points, and the one place where an outcome becomes a code of the kernel.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code)]
+#![allow(unsafe_code, unreachable_pub)]
 #![feature(asm_experimental_arch)]
 
 #[path = "dataplane/maps.rs"]

@@ -1,0 +1,129 @@
+//! The scenarios and properties of the packet logic, without root and without a kernel.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "host/model.rs"]
+mod model;
+#[path = "host/properties.rs"]
+mod properties;
+mod scenarios;
+
+use std::collections::{HashMap, HashSet};
+
+use diolkos_abi::conntrack::{Flow, Tuple};
+use diolkos_abi::counter::{DropReason, Hook, Verdict};
+use diolkos_datapath::Peer;
+
+use model::{ModelPacket, ModelTables};
+use scenarios::{Fault, Scenario};
+
+/// Runs a packet hook.
+fn run(scenario: &Scenario, packet: &mut ModelPacket, tables: &mut ModelTables) -> Result<Verdict, DropReason> {
+    match scenario.hook {
+        Hook::FromContainer => diolkos_datapath::from_container(&scenario.config, packet, tables),
+        Hook::ToContainer => diolkos_datapath::to_container(&scenario.config, packet, tables),
+        Hook::FromOverlay => diolkos_datapath::from_overlay(&scenario.config, packet, tables),
+        Hook::ToOverlay => diolkos_datapath::to_overlay(&scenario.config, packet, tables),
+        Hook::Connect | Hook::GetPeerName => panic!("{}: no packet comes to this hook", scenario.name),
+    }
+}
+
+/// Runs a scenario and compares everything.
+fn check(scenario: &Scenario, linear: usize, stumbling: bool) {
+    let Scenario { name, world, input, expect, fault, .. } = scenario;
+    let mut packet = ModelPacket::new(input, linear, *fault);
+    let mut tables = ModelTables::new(world, *fault, stumbling);
+    let outcome = run(scenario, &mut packet, &mut tables);
+    assert_eq!(outcome, expect.outcome, "{name}: outcome");
+    let flows: HashMap<Tuple, Flow> = expect.flows.iter().copied().collect();
+    assert_eq!(tables.flows, flows, "{name}: conntrack");
+    if outcome.is_ok() {
+        assert_eq!(packet.bytes, expect.bytes, "{name}: packet");
+        assert_eq!(packet.mark, expect.mark, "{name}: mark");
+        assert_eq!(packet.redirect, expect.redirect, "{name}: redirect");
+        assert_eq!(packet.tunnel, expect.tunnel, "{name}: tunnel key");
+    }
+}
+
+#[test]
+fn every_scenario_holds() {
+    scenarios::all().iter().for_each(|scenario| check(scenario, usize::MAX, false));
+}
+
+#[test]
+fn every_scenario_holds_for_a_packet_in_pieces() {
+    scenarios::all().iter().for_each(|scenario| check(scenario, 0, false));
+}
+
+#[test]
+fn every_scenario_holds_when_elements_are_reused_under_the_reader() {
+    scenarios::all().iter().for_each(|scenario| {
+        // A tag that is wrong for good stays so when it is read twice.
+        check(scenario, usize::MAX, !scenario.name.contains("strange_tag"));
+    });
+}
+
+#[test]
+fn every_scenario_has_a_name_of_its_own() {
+    let mut names = HashSet::new();
+    for scenario in scenarios::all() {
+        assert!(names.insert(scenario.name), "two scenarios are called {}", scenario.name);
+    }
+}
+
+#[test]
+fn every_outcome_has_a_scenario() {
+    let sockets = socket_scenarios();
+    let outcomes: Vec<_> =
+        scenarios::all().iter().map(|s| s.expect.outcome).chain(sockets.iter().map(|s| s.outcome)).collect();
+    for reason in DropReason::ALL {
+        assert!(outcomes.contains(&Err(reason)), "no scenario drops for {}", reason.name());
+    }
+    for verdict in Verdict::ALL {
+        assert!(outcomes.contains(&Ok(verdict)), "no scenario ends as {}", verdict.name());
+    }
+}
+
+#[test]
+fn only_refusals_of_the_kernel_run_on_the_host_alone() {
+    for scenario in scenarios::all() {
+        if let Some(fault) = scenario.fault {
+            let reason = match fault {
+                Fault::ConntrackFull => DropReason::ConntrackFull,
+                Fault::Checksum => DropReason::RewriteFailed,
+                Fault::Tunnel => DropReason::NoTunnel,
+            };
+            assert_eq!(scenario.expect.outcome, Err(reason), "{}", scenario.name);
+        }
+    }
+}
+
+fn socket_scenarios() -> Vec<scenarios::sockets::SocketScenario> {
+    scenarios::sockets::all("127.0.0.1:8080".parse().unwrap(), "127.0.0.1:8081".parse().unwrap())
+}
+
+#[test]
+fn every_socket_scenario_holds() {
+    for scenario in socket_scenarios() {
+        let name = scenario.name;
+        let mut config = scenarios::world::config();
+        if !scenario.set_retval {
+            config.features = 0;
+        }
+        let mut tables = ModelTables::new(&scenario.world, None, false);
+        // What an earlier connection of the same socket left behind.
+        tables.socket = Some(diolkos_abi::conntrack::SocketFlow { port: [1, 2], protocol: 6, ..Default::default() });
+        if scenario.protocol != diolkos_abi::address::protocol::TCP {
+            tables.socket = None;
+        }
+        let (address, port) = scenario.dials;
+        let mut peer = Peer { address, port: port.to_be_bytes(), protocol: scenario.protocol };
+        let outcome = diolkos_datapath::connect4(&config, &mut peer, &mut tables);
+        assert_eq!(outcome, scenario.outcome, "{name}");
+        assert_eq!((peer.address, u16::from_be_bytes(peer.port)), scenario.reaches, "{name}: reaches");
+        assert_eq!(tables.socket, scenario.remembers, "{name}: remembers");
+        let said = diolkos_datapath::getpeername4(&config, &mut peer, &mut tables);
+        let expected = if scenario.remembers.is_some() { Verdict::Translated } else { Verdict::Untouched };
+        assert_eq!(said, Ok(expected), "{name}: getpeername");
+        assert_eq!((peer.address, u16::from_be_bytes(peer.port)), scenario.peer, "{name}: peer");
+    }
+}

@@ -1,0 +1,138 @@
+//! What holds for every packet.
+
+use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use diolkos_abi::counter::Hook;
+use diolkos_datapath::rewrite::adjust;
+
+use crate::model::{ModelPacket, ModelTables};
+use crate::scenarios::packets::{ACK, End, Frame, SYN, SYN_ACK};
+use crate::scenarios::world::{
+    self, CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, OVERLAY_IFINDEX, SERVER_IFINDEX, VIP, VNI, World,
+};
+use crate::scenarios::{Input, Scenario};
+
+const HOOKS: [Hook; 4] = [Hook::FromContainer, Hook::ToContainer, Hook::FromOverlay, Hook::ToOverlay];
+
+fn input(bytes: Vec<u8>, ingress_ifindex: u32) -> Input {
+    Input { bytes, ingress_ifindex, mark: 0, vni: Some(VNI) }
+}
+
+/// Runs a hook over bytes; returns the outcome and the packet.
+fn run(hook: Hook, tables: &mut ModelTables, input: &Input) -> (bool, ModelPacket) {
+    let scenario = Scenario::new("property", hook, input.ingress_ifindex, World::new(), Vec::new());
+    let mut packet = ModelPacket::new(input, usize::MAX, None);
+    let outcome = crate::run(&scenario, &mut packet, tables);
+    (outcome.is_ok(), packet)
+}
+
+/// Both checksums of a TCP segment, computed over the whole packet, are the ones it carries.
+fn assert_checksums(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let ip = Ipv4HeaderSlice::from_slice(&bytes[14..]).unwrap();
+    prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+    let segment = &bytes[14 + ip.slice().len()..];
+    let tcp = TcpHeaderSlice::from_slice(segment).unwrap();
+    let payload = &segment[tcp.slice().len()..];
+    prop_assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(&ip, payload).unwrap());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_hook_panic(bytes in vec(any::<u8>(), 0..120), hook in 0..4_usize) {
+        let mut tables = ModelTables::new(&World::serving(&[LOCAL, FAR]), None, false);
+        run(HOOKS[hook], &mut tables, &input(bytes, CLIENT_IFINDEX));
+    }
+
+    #[test]
+    fn no_damage_to_a_packet_makes_a_hook_panic(
+        damage in vec((0..80_usize, any::<u8>()), 0..6),
+        cut in 0..80_usize,
+        hook in 0..4_usize,
+        options in 0..10_usize,
+    ) {
+        let frame = Frame { options: vec![1; options * 4], ..Frame::tcp((CLIENT, 1), VIP, ACK) };
+        let mut bytes = frame.bytes();
+        for (at, value) in damage {
+            bytes[at % 70] = value;
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        let before = bytes.len();
+        let mut tables = ModelTables::new(&World::serving(&[LOCAL, FAR]), None, false);
+        let (_, packet) = run(HOOKS[hook], &mut tables, &input(bytes, CLIENT_IFINDEX));
+        prop_assert_eq!(packet.bytes.len(), before);
+    }
+
+    #[test]
+    fn forward_then_reverse_translation_restores_the_ends(
+        port in 1..u16::MAX,
+        options in 0..10_usize,
+        payload in vec(any::<u8>(), 0..64),
+        remote in any::<bool>(),
+    ) {
+        let client: End = (CLIENT, port);
+        let frame = |source, destination, flags| Frame {
+            options: vec![1; options * 4],
+            payload: payload.clone(),
+            ..Frame::tcp(source, destination, flags)
+        };
+        let backend = if remote { FAR } else { LOCAL };
+        let mut tables = ModelTables::new(&World::serving(&[backend]), None, false);
+        let (passed, there) =
+            run(Hook::FromContainer, &mut tables, &input(frame(client, VIP, SYN).bytes(), CLIENT_IFINDEX));
+        prop_assert!(passed);
+        assert_checksums(&there.bytes)?;
+
+        let end = if remote { world::FAR_END } else { LOCAL_END };
+        let back = frame(end, client, SYN_ACK).bytes();
+        let (hook, ifindex) =
+            if remote { (Hook::FromOverlay, OVERLAY_IFINDEX) } else { (Hook::FromContainer, SERVER_IFINDEX) };
+        let (passed, answered) = run(hook, &mut tables, &input(back, ifindex));
+        prop_assert!(passed);
+        assert_checksums(&answered.bytes)?;
+        let expected = Frame { ttl: 63, ..frame(VIP, client, SYN_ACK) }.bytes();
+        prop_assert_eq!(&answered.bytes[14..], &expected[14..]);
+
+        // The next packet of the client meets the entry and the same backend.
+        let (passed, again) =
+            run(Hook::FromContainer, &mut tables, &input(frame(client, VIP, ACK).bytes(), CLIENT_IFINDEX));
+        prop_assert!(passed);
+        assert_checksums(&again.bytes)?;
+        prop_assert_eq!(&again.bytes[26..38], &there.bytes[26..38]);
+    }
+
+    #[test]
+    fn an_adjusted_checksum_equals_a_computed_one(words in vec(any::<[u8; 4]>(), 1..10), to in any::<[u8; 4]>()) {
+        // A version nibble keeps the sum from being zero, as in every real header.
+        let mut data = vec![[0x45, 0, 0, 0]];
+        data.extend(words);
+        let before = checksum(&data);
+        let from = data[1];
+        data[1] = to;
+        let adjusted = adjust(u16::from_ne_bytes(before.to_be_bytes()), u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+        prop_assert_eq!(adjusted.to_ne_bytes(), checksum(&data).to_be_bytes());
+    }
+
+    #[test]
+    fn a_row_is_used_evenly(seed in any::<u32>(), count in 1..16_u32) {
+        let mut hits = vec![0_u32; count as usize];
+        for port in 0..4096_u16 {
+            let client = (CLIENT, port ^ seed as u16);
+            hits[diolkos_abi::service::slot_of(world::tuple(client, VIP).hash(), 0, count) as usize] += 1;
+        }
+        let fair = 4096 / count;
+        prop_assert!(hits.iter().all(|hits| *hits > fair / 2 && *hits < fair * 2), "{hits:?}");
+    }
+}
+
+/// The Internet checksum over the whole data (RFC 1071).
+fn checksum(data: &[[u8; 4]]) -> u16 {
+    let mut sum: u32 =
+        data.iter().flat_map(|word| word.chunks(2)).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

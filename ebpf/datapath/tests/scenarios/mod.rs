@@ -1,0 +1,143 @@
+//! What the dataplane does, as data: tables and a packet in, outcome, packet and table changes out.
+//!
+//! The list runs twice: against a model of the maps and of a packet (`host.rs`), and through the loaded programs by
+//! `BPF_PROG_TEST_RUN` (the kernel suite). Both check the same expectations.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+pub mod from_container;
+pub mod host_side;
+pub mod overlay;
+pub mod packets;
+pub mod services;
+pub mod sockets;
+pub mod world;
+
+use diolkos_abi::config::Config;
+use diolkos_abi::conntrack::{Flow, Tuple};
+use diolkos_abi::counter::{DropReason, Hook, Verdict};
+
+use world::World;
+
+/// One packet and all that comes of it.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub hook: Hook,
+    pub config: Config,
+    pub world: World,
+    pub input: Input,
+    pub expect: Expect,
+    /// What the kernel refuses. Only the model can refuse on demand, so these run on the host alone.
+    pub fault: Option<Fault>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub bytes: Vec<u8>,
+    pub ingress_ifindex: u32,
+    pub mark: u32,
+    /// The VXLAN network identifier the packet came with.
+    pub vni: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Expect {
+    pub outcome: Result<Verdict, DropReason>,
+    /// The packet afterwards; of a dropped packet nobody asks.
+    pub bytes: Vec<u8>,
+    pub mark: u32,
+    pub redirect: Option<Redirect>,
+    /// Network identifier and remote end of the tunnel key that was set.
+    pub tunnel: Option<(u32, [u8; 4])>,
+    /// All of conntrack afterwards.
+    pub flows: Vec<(Tuple, Flow)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    Pod(u32),
+    Device(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Conntrack takes no entry.
+    ConntrackFull,
+    /// A checksum cannot be updated.
+    Checksum,
+    /// A tunnel key cannot be set.
+    Tunnel,
+}
+
+/// Every scenario of the packet hooks.
+pub fn all() -> Vec<Scenario> {
+    let mut list = from_container::all();
+    list.extend(services::all());
+    list.extend(overlay::all());
+    list.extend(host_side::all());
+    list
+}
+
+impl Scenario {
+    /// A packet that passes a hook as it came, and changes nothing.
+    pub fn new(name: &'static str, hook: Hook, ingress_ifindex: u32, world: World, bytes: Vec<u8>) -> Self {
+        let expect = Expect {
+            outcome: Ok(Verdict::Untouched),
+            bytes: bytes.clone(),
+            mark: 0,
+            redirect: None,
+            tunnel: None,
+            flows: world.flows.clone(),
+        };
+        let input = Input { bytes, ingress_ifindex, mark: 0, vni: None };
+        Self { name, hook, config: world::config(), world, input, expect, fault: None }
+    }
+
+    pub fn verdict(mut self, verdict: Verdict) -> Self {
+        self.expect.outcome = Ok(verdict);
+        self
+    }
+
+    pub fn drops(mut self, reason: DropReason) -> Self {
+        self.expect.outcome = Err(reason);
+        self
+    }
+
+    /// Handed to the pod behind `ifindex` as these bytes.
+    pub fn to_pod(mut self, ifindex: u32, bytes: Vec<u8>) -> Self {
+        self.expect.bytes = bytes;
+        self.expect.redirect = Some(Redirect::Pod(ifindex));
+        self.verdict(Verdict::Pod)
+    }
+
+    /// Handed to the overlay device as these bytes, for node 2.
+    pub fn to_node_2(mut self, bytes: Vec<u8>) -> Self {
+        self.expect.bytes = bytes;
+        self.expect.mark = diolkos_abi::config::ENCAPSULATED_MARK;
+        self.expect.redirect = Some(Redirect::Device(world::OVERLAY_IFINDEX));
+        self.expect.tunnel = Some((world::VNI, world::NODE_2_TUNNEL));
+        self.verdict(Verdict::Overlay)
+    }
+
+    /// Goes on as these bytes.
+    pub fn becomes(mut self, verdict: Verdict, bytes: Vec<u8>) -> Self {
+        self.expect.bytes = bytes;
+        self.verdict(verdict)
+    }
+
+    /// Conntrack holds these afterwards.
+    pub fn leaves(mut self, flows: &[(Tuple, Flow)]) -> Self {
+        self.expect.flows = flows.to_vec();
+        self
+    }
+
+    pub fn configured(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    pub fn faulty(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+}

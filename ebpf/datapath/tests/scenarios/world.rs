@@ -1,0 +1,189 @@
+//! The tables of the scenarios: one small cluster, seen from node 1.
+
+use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::config::{Config, features};
+use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::service::{Backend, FrontendKey, Service, backend_state, frontend_word, row_word, scope};
+
+use super::packets::{End, HOST_MAC, POD_MAC};
+
+pub const CLIENT: [u8; 4] = [10, 244, 1, 10];
+pub const CLIENT_IFINDEX: u32 = 110;
+pub const SERVER: [u8; 4] = [10, 244, 1, 20];
+pub const SERVER_IFINDEX: u32 = 120;
+pub const SERVER_MAC: [u8; 6] = [0x02, 0xaa, 0, 0, 0, 0x20];
+pub const SERVER_HOST_MAC: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 0x20];
+pub const GATEWAY: [u8; 4] = [10, 244, 1, 1];
+/// A pod on node 2.
+pub const REMOTE: [u8; 4] = [10, 244, 2, 20];
+/// An address in the pod CIDR of a node that has a route and no entry in the node table.
+pub const LOST: [u8; 4] = [10, 244, 3, 20];
+pub const HOST: [u8; 4] = [192, 168, 0, 1];
+pub const OUTSIDE: [u8; 4] = [203, 0, 113, 9];
+
+pub const NODE_2: u32 = 2;
+pub const NODE_2_TUNNEL: [u8; 4] = [192, 168, 0, 2];
+pub const NODE_2_MAC: [u8; 6] = [0x0a, 0xd1, 192, 168, 0, 2];
+pub const OVERLAY_MAC: [u8; 6] = [0x0a, 0xd1, 192, 168, 0, 1];
+pub const OVERLAY_IFINDEX: u32 = 9;
+pub const VNI: u32 = 1;
+
+pub const VIP: End = ([10, 96, 0, 10], 80);
+pub const SERVICE: u32 = 5;
+/// First slot of the service's row; not a multiple of a line, so that rows cross lines.
+pub const BASE: u32 = 30;
+
+/// Backend ids.
+pub const LOCAL: u32 = 11;
+pub const FAR: u32 = 12;
+pub const HOST_NETWORK: u32 = 13;
+pub const LOCAL_END: End = (SERVER, 8080);
+pub const FAR_END: End = (REMOTE, 8080);
+pub const HOST_END: End = (HOST, 9090);
+pub const GENERATION: u32 = 7;
+
+/// The time of the model's clock, and the mark of "stamped just now" in an expectation.
+pub const NOW: u32 = 0x00c0_ffee;
+/// When the flows of the scenarios were last seen.
+pub const BEFORE: u32 = 3;
+
+/// The content of the maps. A list may not name a key twice.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub frontends: Vec<(FrontendKey, u64)>,
+    pub services: Vec<(u32, Service)>,
+    /// Slot index and backend id.
+    pub slots: Vec<(u32, u32)>,
+    pub backends: Vec<(u32, Backend)>,
+    pub flows: Vec<(Tuple, Flow)>,
+    pub endpoints: Vec<([u8; 16], Endpoint)>,
+    pub nodes: Vec<(u32, Node)>,
+    pub routes: Vec<(RouteKey, Route)>,
+    pub netns: Option<Netns>,
+}
+
+impl World {
+    /// Two pods, another node, a service without endpoints at [`VIP`], and three backends nobody uses yet.
+    pub fn new() -> Self {
+        let mut world = Self::default();
+        world.pod(CLIENT, CLIENT_IFINDEX, POD_MAC, HOST_MAC);
+        world.pod(SERVER, SERVER_IFINDEX, SERVER_MAC, SERVER_HOST_MAC);
+        world.nodes.push((NODE_2, Node { tunnel_v4: NODE_2_TUNNEL, mac: NODE_2_MAC, mtu: 1450, ..Node::default() }));
+        world.route([10, 244, 2, 0], NODE_2);
+        world.route([10, 244, 3, 0], 3);
+        world.frontend(VIP, SERVICE);
+        world.backend(LOCAL, LOCAL_END, 0);
+        world.backend(FAR, FAR_END, NODE_2);
+        world.backend(HOST_NETWORK, HOST_END, 0);
+        world
+    }
+
+    /// [`World::new`] with these backends behind the service.
+    pub fn serving(backends: &[u32]) -> Self {
+        let mut world = Self::new();
+        world.row(BASE, backends);
+        world
+    }
+
+    pub fn frontend(&mut self, (address, port): End, service: u32) {
+        let key = FrontendKey::new(v4_mapped(address), port.to_be_bytes(), protocol::TCP, scope::CLUSTER);
+        self.frontends.push((key, frontend_word(service, key.tag(), 0)));
+    }
+
+    /// Gives [`SERVICE`] a row.
+    pub fn row(&mut self, base: u32, backends: &[u32]) {
+        let row = row_word(base, backends.len() as u32);
+        self.services.retain(|(id, _)| *id != SERVICE);
+        self.services.push((SERVICE, Service { row, ..Service::default() }));
+        self.slots.extend(backends.iter().enumerate().map(|(i, id)| (base + i as u32, *id)));
+    }
+
+    fn backend(&mut self, id: u32, (address, port): End, node: u32) {
+        let backend = Backend {
+            address: v4_mapped(address),
+            port: port.to_be_bytes(),
+            state: backend_state::ALIVE,
+            generation: GENERATION,
+            node,
+            ..Backend::default()
+        };
+        self.backends.push((id, backend));
+    }
+
+    /// Changes one backend.
+    pub fn with_backend(mut self, id: u32, change: impl FnOnce(&mut Backend)) -> Self {
+        change(&mut self.backends.iter_mut().find(|(known, _)| *known == id).unwrap().1);
+        self
+    }
+
+    pub fn with_flows(mut self, flows: &[(Tuple, Flow)]) -> Self {
+        self.flows = flows.to_vec();
+        self
+    }
+
+    fn pod(&mut self, v4: [u8; 4], ifindex: u32, mac: [u8; 6], host_mac: [u8; 6]) {
+        let tag = address_tag(&v4_mapped(v4));
+        self.endpoints.push((v4_mapped(v4), Endpoint { tag, ifindex, mac, host_mac, ..Endpoint::default() }));
+    }
+
+    fn route(&mut self, prefix: [u8; 4], node: u32) {
+        let prefix = v4_mapped(prefix);
+        self.routes.push((RouteKey { prefix, zone: 0 }, Route { tag: address_tag(&prefix), node, ..Route::default() }));
+    }
+}
+
+/// Node 1 of the cluster, on a kernel that has everything.
+pub fn config() -> Config {
+    Config {
+        overlay_ifindex: OVERLAY_IFINDEX,
+        vni: VNI,
+        overlay_mac: OVERLAY_MAC,
+        pad: [0; 2],
+        gateway_v4: GATEWAY,
+        route_mask_v4: [255, 255, 255, 0],
+        pod_cidr_v4: [10, 244, 1, 0],
+        service_cidr_v4: [10, 96, 0, 0],
+        service_mask_v4: [255, 255, 0, 0],
+        features: features::SET_RETVAL | features::REDIRECT_PEER,
+    }
+}
+
+pub fn tuple(source: End, destination: End) -> Tuple {
+    Tuple {
+        source: v4_mapped(source.0),
+        destination: v4_mapped(destination.0),
+        source_port: source.1.to_be_bytes(),
+        destination_port: destination.1.to_be_bytes(),
+        protocol: protocol::TCP,
+        direction: direction::WIRE,
+        zone: 0,
+    }
+}
+
+/// Both entries of a connection from `client` to [`VIP`] that uses `backend` at `end`, last seen at `seen`.
+pub fn connection(client: End, backend: u32, end: End, seen: u32) -> [(Tuple, Flow); 2] {
+    [forward(client, backend, seen), reply(client, VIP, backend, end, seen)]
+}
+
+pub fn forward(client: End, backend: u32, seen: u32) -> (Tuple, Flow) {
+    let key = tuple(client, VIP);
+    (key, Flow { flags: 0, ..entry(&key, backend, seen) })
+}
+
+/// The reply entry of a connection to `dialled`.
+pub fn reply(client: End, dialled: End, backend: u32, end: End, seen: u32) -> (Tuple, Flow) {
+    let key = tuple(end, client);
+    let flow = Flow {
+        flags: flow_flags::REVERSE,
+        port: dialled.1.to_be_bytes(),
+        address: v4_mapped(dialled.0),
+        ..entry(&key, backend, seen)
+    };
+    (key, flow)
+}
+
+fn entry(key: &Tuple, backend: u32, seen: u32) -> Flow {
+    let backend = backend_word(backend, GENERATION);
+    Flow { backend, tag: key.hash(), service: SERVICE, seen, ..Flow::default() }
+}

@@ -1,0 +1,201 @@
+//! The loaded dataplane, and its maps filled from a scenario's world.
+
+use std::collections::HashMap as Map;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use diolkos_abi::config::{self, Config};
+use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
+use diolkos_abi::counter::COUNTERS;
+use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey};
+use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine};
+
+use crate::scenarios::world::World;
+
+/// Where an object file is: in the directory of DIOLKOS_EBPF_OBJECT, or where the build leaves it.
+fn object(name: &str) -> PathBuf {
+    match std::env::var_os("DIOLKOS_EBPF_OBJECT") {
+        Some(dataplane) if name == "dataplane.o" => dataplane.into(),
+        Some(dataplane) => Path::new(&dataplane).with_file_name(name),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf").join(name),
+    }
+}
+
+/// Reads an object file. Says what is missing.
+pub fn read(name: &str) -> Vec<u8> {
+    assert!(nix::unistd::geteuid().is_root(), "loading eBPF programs needs root: run the suite as root");
+    let path = object(name);
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}: build it with `cargo xtask build`", path.display()))
+}
+
+/// The dataplane with all its programs loaded and attached to nothing.
+pub struct Dataplane {
+    pub ebpf: Ebpf,
+    frontend: HashMap<MapData, FrontendKey, u64>,
+    service: Array<MapData, Service>,
+    slot: Array<MapData, SlotLine>,
+    backend: Array<MapData, Backend>,
+    conntrack: HashMap<MapData, Tuple, Flow>,
+    endpoint: HashMap<MapData, [u8; 16], Endpoint>,
+    node: Array<MapData, Node>,
+    route: HashMap<MapData, RouteKey, Route>,
+    netns: HashMap<MapData, u64, Netns>,
+    counter: PerCpuArray<MapData, u64>,
+    pub socket: SkStorage<MapData, SocketFlow>,
+}
+
+macro_rules! take {
+    ($ebpf:expr, $name:literal) => {
+        $ebpf.take_map($name).expect(concat!("the object has no map ", $name)).try_into().expect($name)
+    };
+}
+
+impl Dataplane {
+    /// `flows` is the capacity of conntrack.
+    pub fn load(config: &Config, flows: u32) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .override_global(config::NAME, config, true)
+            .map_max_entries("CONNTRACK", flows)
+            .load(&read("dataplane.o"))
+            .unwrap_or_else(|error| panic!("dataplane.o does not load: {error:?}"));
+        let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            let program = ebpf.program_mut(&name).expect("the program was just listed");
+            let loaded = if let Ok(program) = <&mut SchedClassifier>::try_from(&mut *program) {
+                program.load()
+            } else {
+                <&mut CgroupSockAddr>::try_from(program).expect("tc or cgroup program").load()
+            };
+            loaded.unwrap_or_else(|error| panic!("{name}: {}", explain(&error)));
+        }
+        Self {
+            frontend: take!(ebpf, "FRONTEND"),
+            service: take!(ebpf, "SERVICE"),
+            slot: take!(ebpf, "SLOT"),
+            backend: take!(ebpf, "BACKEND"),
+            conntrack: take!(ebpf, "CONNTRACK"),
+            endpoint: take!(ebpf, "ENDPOINT"),
+            node: take!(ebpf, "NODE"),
+            route: take!(ebpf, "ROUTE"),
+            netns: take!(ebpf, "NETNS"),
+            counter: take!(ebpf, "COUNTER"),
+            socket: take!(ebpf, "SOCKET"),
+            ebpf,
+        }
+    }
+
+    pub fn classifier(&self, name: &str) -> &SchedClassifier {
+        let program = self.ebpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+        program.try_into().unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Writes a world into the maps. Ids outside their table cannot be written; they are there to be met.
+    pub fn fill(&mut self, world: &World, netns_cookie: u64) {
+        for (key, word) in &world.frontends {
+            self.frontend.insert(key, word, 0).unwrap();
+        }
+        for (id, service) in world.services.iter().filter(|(id, _)| *id < SERVICES) {
+            self.service.set(*id, service, 0).unwrap();
+        }
+        for (index, id) in world.slots.iter().filter(|(index, _)| *index < SLOTS) {
+            self.set_slot(*index, *id);
+        }
+        for (id, backend) in world.backends.iter().filter(|(id, _)| *id < BACKENDS) {
+            self.backend.set(*id, backend, 0).unwrap();
+        }
+        for (address, endpoint) in &world.endpoints {
+            self.endpoint.insert(address, endpoint, 0).unwrap();
+        }
+        for (id, node) in world.nodes.iter().filter(|(id, _)| *id < NODES) {
+            self.node.set(*id, node, 0).unwrap();
+        }
+        for (key, route) in &world.routes {
+            self.route.insert(key, route, 0).unwrap();
+        }
+        if let Some(netns) = world.netns {
+            self.netns.insert(netns_cookie, netns, 0).unwrap();
+        }
+        self.add_flows(&world.flows);
+    }
+
+    pub fn add_flows(&mut self, flows: &[(Tuple, Flow)]) {
+        for (tuple, flow) in flows {
+            self.conntrack.insert(tuple, flow, 0).unwrap();
+        }
+    }
+
+    /// Takes a world out of the maps again, and with it all of conntrack.
+    pub fn clear(&mut self, world: &World, netns_cookie: u64) {
+        world.frontends.iter().for_each(|(key, _)| self.frontend.remove(key).unwrap());
+        for (id, _) in world.services.iter().filter(|(id, _)| *id < SERVICES) {
+            self.service.set(*id, Service::default(), 0).unwrap();
+        }
+        for (index, _) in world.slots.iter().filter(|(index, _)| *index < SLOTS) {
+            self.set_slot(*index, 0);
+        }
+        for (id, _) in world.backends.iter().filter(|(id, _)| *id < BACKENDS) {
+            self.backend.set(*id, Backend::default(), 0).unwrap();
+        }
+        world.endpoints.iter().for_each(|(address, _)| self.endpoint.remove(address).unwrap());
+        for (id, _) in world.nodes.iter().filter(|(id, _)| *id < NODES) {
+            self.node.set(*id, Node::default(), 0).unwrap();
+        }
+        world.routes.iter().for_each(|(key, _)| self.route.remove(key).unwrap());
+        if world.netns.is_some() {
+            self.netns.remove(&netns_cookie).unwrap();
+        }
+        for tuple in self.flows().keys() {
+            self.conntrack.remove(tuple).unwrap();
+        }
+    }
+
+    fn set_slot(&mut self, index: u32, id: u32) {
+        let mut line = self.slot.get(&(index / SLOTS_PER_LINE), 0).unwrap();
+        line.0[(index % SLOTS_PER_LINE) as usize] = id;
+        self.slot.set(index / SLOTS_PER_LINE, line, 0).unwrap();
+    }
+
+    /// All of conntrack.
+    pub fn flows(&self) -> Map<Tuple, Flow> {
+        self.conntrack.iter().map(|entry| entry.expect("conntrack can be read")).collect()
+    }
+
+    /// Every element of every table but the arrays, counted: what a cleared dataplane still holds.
+    pub fn left_over(&self) -> usize {
+        self.frontend.keys().count()
+            + self.conntrack.keys().count()
+            + self.endpoint.keys().count()
+            + self.route.keys().count()
+            + self.netns.keys().count()
+    }
+
+    /// Every counter, summed over the cores.
+    pub fn counters(&self) -> Vec<u64> {
+        (0..COUNTERS).map(|index| self.counter.get(&index, 0).unwrap().iter().sum()).collect()
+    }
+
+    /// Verified instructions of each program, by name.
+    pub fn sizes(&self) -> Vec<(String, u32)> {
+        let size = |program: &aya::programs::Program| {
+            program.info().ok().and_then(|info| info.verified_instruction_count()).unwrap_or_default()
+        };
+        let mut sizes: Vec<_> = self.ebpf.programs().map(|(name, program)| (name.to_owned(), size(program))).collect();
+        sizes.sort();
+        sizes
+    }
+}
+
+/// The end of the verifier's log, where its reason stands.
+pub fn explain(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("{io_error}\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        }
+        other => other.to_string(),
+    }
+}
