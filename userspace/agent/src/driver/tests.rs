@@ -1,0 +1,255 @@
+//! From changes of the API to the model's maps.
+#![allow(clippy::unwrap_used)]
+
+use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::pod::RouteKey;
+use diolkos_abi::service::{frontend_parts, row_parts, scope};
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
+
+use super::*;
+use crate::dataplane::model::Model;
+use crate::dataplane::{Adopted, Capacities};
+use crate::plan::QUARANTINE;
+use crate::source::{Replay, Source};
+
+fn service(name: &str, ip: &str, ports: &[u16]) -> Service {
+    let ports: Vec<_> = ports.iter().map(|port| json!({ "name": format!("p{port}"), "port": port })).collect();
+    serde_json::from_value(json!({
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "clusterIP": ip, "clusterIPs": [ip], "ports": ports },
+    }))
+    .unwrap()
+}
+
+fn slice(name: &str, service: &str, ports: &[u16], addresses: &[&str]) -> EndpointSlice {
+    let ports: Vec<_> = ports.iter().map(|port| json!({ "name": format!("p{port}"), "port": 8000 + port })).collect();
+    let endpoints: Vec<_> = addresses.iter().map(|a| json!({ "addresses": [a], "nodeName": "n2" })).collect();
+    serde_json::from_value(json!({
+        "metadata": { "name": name, "namespace": "default", "labels": { "kubernetes.io/service-name": service } },
+        "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+    }))
+    .unwrap()
+}
+
+fn node(name: &str, ip: &str, pod_cidr: &str) -> Node {
+    serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": { "podCIDR": pod_cidr, "podCIDRs": [pod_cidr] },
+        "status": { "addresses": [{ "type": "InternalIP", "address": ip }] },
+    }))
+    .unwrap()
+}
+
+/// All three snapshots.
+fn snapshots() -> Vec<Change> {
+    vec![
+        Change::Services(vec![service("web", "10.96.0.1", &[80, 443]), service("db", "10.96.0.2", &[5432])]),
+        Change::Slices(vec![slice("web-1", "web", &[80, 443], &["10.244.2.1", "10.244.2.2"])]),
+        Change::Nodes(vec![node("n1", "192.0.2.1", "10.244.1.0/24"), node("n2", "192.0.2.2", "10.244.2.0/24")]),
+    ]
+}
+
+fn driver(dataplane: &Shared) -> Driver {
+    let this = ThisNode { name: "n1".into(), pod_cidr: "10.244.1.0/24".parse().unwrap(), overlay_mtu: 1450 };
+    Driver::new(dataplane.clone(), this, QUARANTINE)
+}
+
+fn model(capacities: Capacities) -> Shared {
+    Shared::new(Model::new(capacities))
+}
+
+fn synced(dataplane: &Shared) -> (Driver, Cycle) {
+    let mut driver = driver(dataplane);
+    for change in snapshots() {
+        driver.apply(change);
+    }
+    let cycle = driver.cycle(Duration::ZERO);
+    (driver, cycle)
+}
+
+fn content(dataplane: &Shared) -> Adopted {
+    let mut found = dataplane.lock().adopt().unwrap();
+    found.frontends.sort_by_key(|(key, _)| (key.address, key.port));
+    found
+}
+
+/// The number of backends behind an address and port; nothing when it is not served.
+fn backends(dataplane: &Shared, ip: [u8; 4], port: u16) -> Option<u32> {
+    let found = content(dataplane);
+    let key = FrontendKey::new(v4_mapped(ip), port.to_be_bytes(), protocol::TCP, scope::CLUSTER);
+    let (_, word) = found.frontends.iter().find(|(known, _)| *known == key)?;
+    let row = found.rows.iter().find(|(id, _)| *id == frontend_parts(*word).0).map_or(0, |(_, row)| *row);
+    Some(row_parts(row).1)
+}
+
+#[test]
+fn nothing_is_written_before_all_sources_are_in_sync() {
+    let all = snapshots();
+    for missing in 0..all.len() {
+        let dataplane = model(Capacities::ABI);
+        let mut driver = driver(&dataplane);
+        let others = all.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, change)| change.clone());
+        for change in others.chain([Change::Service(service("late", "10.96.0.9", &[80]))]) {
+            driver.apply(change);
+            assert_eq!(driver.cycle(Duration::ZERO), Cycle::default());
+            assert!(!driver.has_synced());
+            assert_eq!(driver.deadline(), None);
+        }
+        assert_eq!(content(&dataplane), Adopted::default());
+        driver.apply(all[missing].clone());
+        assert!(driver.cycle(Duration::ZERO).writes > 0);
+        assert!(driver.has_synced());
+    }
+}
+
+#[test]
+fn an_earlier_agents_maps_stay_untouched_until_all_sources_are_in_sync() {
+    let dataplane = model(Capacities::ABI);
+    synced(&dataplane);
+    let before = content(&dataplane);
+    let mut second = driver(&dataplane);
+    second.apply(Change::Services(vec![]));
+    second.apply(Change::Nodes(vec![]));
+    second.cycle(Duration::ZERO);
+    assert_eq!(content(&dataplane), before);
+    second.apply(Change::Slices(vec![]));
+    second.cycle(Duration::ZERO);
+    assert!(content(&dataplane).frontends.is_empty());
+}
+
+#[test]
+fn a_restart_adopts_the_maps_and_writes_nothing_when_they_are_equal() {
+    let dataplane = model(Capacities::ABI);
+    let (_, first) = synced(&dataplane);
+    assert!(first.writes > 0 && first.pod_cidrs_changed);
+    let before = content(&dataplane);
+    let (driver, second) = synced(&dataplane);
+    assert_eq!(second.writes, 0);
+    assert!(driver.has_synced() && second.pod_cidrs_changed);
+    assert_eq!(content(&dataplane), before);
+}
+
+#[test]
+fn a_replayed_source_ends_in_served_services_and_known_nodes() {
+    let dataplane = model(Capacities::ABI);
+    let mut driver = driver(&dataplane);
+    let later = [
+        Change::Slice(slice("web-2", "web", &[80], &["10.244.2.3"])),
+        Change::SliceGone(slice("web-1", "web", &[80, 443], &[])),
+        Change::ServiceGone(service("db", "10.96.0.2", &[5432])),
+        Change::Node(node("n3", "192.0.2.3", "10.244.3.0/24")),
+    ];
+    let mut source = Replay::new(snapshots().into_iter().chain(later));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    while let Some(change) = runtime.block_on(source.next()) {
+        driver.apply(change);
+        driver.cycle(Duration::ZERO);
+    }
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(1));
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 443), Some(0));
+    assert_eq!(backends(&dataplane, [10, 96, 0, 2], 5432), None);
+    let cidrs: Vec<String> = driver.pod_cidrs().iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.244.2.0/24", "10.244.3.0/24"]);
+    let prefix = RouteKey { prefix: v4_mapped([10, 244, 3, 0]), zone: 0 };
+    assert!(content(&dataplane).routes.iter().any(|(key, _)| *key == prefix));
+}
+
+#[test]
+fn a_full_map_refuses_the_service_until_there_is_room() {
+    let dataplane = model(Capacities { frontends: 3, ..Capacities::ABI });
+    let (mut driver, _) = synced(&dataplane);
+    driver.apply(Change::Service(service("late", "10.96.0.9", &[80])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), None);
+    let reason = &driver.refusals()["Service default/late"];
+    assert!(reason.contains("FRONTEND (3 entries)"), "{reason}");
+    // The pauses between tries grow.
+    let first = driver.deadline().unwrap();
+    driver.cycle(first);
+    assert!(driver.deadline().unwrap() - first > first);
+    driver.apply(Change::ServiceGone(service("db", "10.96.0.2", &[5432])));
+    driver.cycle(first);
+    let due = driver.deadline().unwrap();
+    driver.cycle(due);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), Some(0));
+    assert!(driver.refusals().is_empty());
+}
+
+#[test]
+fn a_map_smaller_than_believed_leaves_no_half_service() {
+    // Someone else filled the map: the planner does not know, the insertion fails.
+    let dataplane = model(Capacities { frontends: 4, ..Capacities::ABI });
+    let (mut driver, _) = synced(&dataplane);
+    let stranger = FrontendKey::new(v4_mapped([10, 96, 0, 77]), [0, 1], protocol::TCP, scope::CLUSTER);
+    let entries = [(stranger, 0)];
+    dataplane.lock().remove_frontends(&[stranger]).unwrap();
+    driver.apply(Change::ServiceGone(service("db", "10.96.0.2", &[5432])));
+    driver.cycle(Duration::ZERO);
+    dataplane.lock().insert_frontends(&entries).unwrap();
+    driver.apply(Change::Service(service("late", "10.96.0.9", &[80, 81])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), None);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 9], 81), None);
+    assert!(driver.refusals()["Service default/late"].contains("FRONTEND is full"));
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(2));
+    // The resync removes the stranger, and the next try finds room.
+    driver.cycle(RESYNC);
+    driver.cycle(RESYNC + Duration::from_secs(60));
+    assert_eq!(backends(&dataplane, [10, 96, 0, 9], 81), Some(0));
+}
+
+#[test]
+fn drift_is_repaired_by_the_timed_resync() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let before = content(&dataplane);
+    for (key, _) in &before.frontends {
+        dataplane.lock().remove_frontends(&[*key]).unwrap();
+    }
+    assert_eq!(driver.cycle(Duration::from_secs(1)).writes, 0);
+    assert_eq!(driver.deadline(), Some(RESYNC));
+    driver.cycle(RESYNC);
+    assert_eq!(content(&dataplane), before);
+}
+
+#[test]
+fn a_refused_service_says_why_and_leaves_the_maps() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    driver.apply(Change::Slice(slice("web-3", "web", &[80], &["fd00::1"])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), None);
+    let reason = &driver.refusals()["Service default/web"];
+    assert!(reason.contains("EndpointSlice default/web-3") && reason.contains("fd00::1"), "{reason}");
+    driver.apply(Change::SliceGone(slice("web-3", "web", &[80], &[])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(2));
+    assert!(driver.refusals().is_empty());
+}
+
+#[test]
+fn heartbeats_of_nodes_change_nothing() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let mut beat = node("n2", "192.0.2.2", "10.244.2.0/24");
+    beat.metadata.resource_version = Some("77".into());
+    driver.apply(Change::Node(beat));
+    assert!(!driver.dirty.nodes);
+    assert_eq!(driver.cycle(Duration::ZERO), Cycle::default());
+}
+
+#[test]
+fn one_changed_endpoint_among_many_services_costs_a_few_writes() {
+    let dataplane = model(Capacities::ABI);
+    let mut driver = driver(&dataplane);
+    let services = (0..200u8).map(|n| service(&format!("s{n}"), &format!("10.96.1.{n}"), &[80])).collect();
+    let slices = (0..200).map(|n| slice(&format!("s{n}-1"), &format!("s{n}"), &[80], &["10.244.2.1"])).collect();
+    for change in [Change::Services(services), Change::Slices(slices), Change::Nodes(vec![])] {
+        driver.apply(change);
+    }
+    driver.cycle(Duration::ZERO);
+    driver.apply(Change::Slice(slice("s7-1", "s7", &[80], &["10.244.2.1", "10.244.2.9"])));
+    assert_eq!(driver.cycle(Duration::ZERO).writes, 3, "a backend, its row's slots, one row");
+}
