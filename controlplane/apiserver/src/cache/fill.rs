@@ -14,9 +14,6 @@ use super::{CachedObject, ROOT, Shared};
 /// Keys that are read from the store and parsed at a time.
 const FILL_PAGE: usize = 2000;
 
-/// The first and the longest pause before the store is tried again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
 /// How often a fill that takes long says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
@@ -32,7 +29,8 @@ enum Trouble {
 
 /// Never ends.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut pause = PAUSE.0;
+    let (first, most) = (shared.limits.retry_first, shared.limits.retry_most);
+    let mut pause = first;
     let mut refill = true;
     loop {
         let started = Instant::now();
@@ -47,11 +45,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
         refill |= matches!(trouble, Trouble::Compacted | Trouble::WentBack { .. });
         shared.report(&trouble);
         // One that went well for a while and then broke is tried at once.
-        if started.elapsed() > PAUSE.1 {
-            pause = PAUSE.0;
+        if started.elapsed() > most {
+            pause = first;
         }
         sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        pause = (pause * 2).min(most);
         shared.metrics.resumes.add(1);
     }
 }

@@ -73,6 +73,10 @@ pub struct Limits {
     pub fresh_within: Duration,
     /// How long a read of the latest state waits before it makes the store send something: a write of [`TICK_KEY`].
     pub tick_after: Duration,
+    /// The first pause before a lost store is tried again.
+    pub retry_first: Duration,
+    /// The longest: each pause is twice the one before.
+    pub retry_most: Duration,
     /// How often the store's history is compacted, and the least age of what is compacted; `None` leaves that to others.
     pub compact_every: Option<Duration>,
 }
@@ -90,6 +94,8 @@ impl Default for Limits {
             bookmark_every: Duration::from_secs(60),
             fresh_within: Duration::from_secs(3),
             tick_after: Duration::from_millis(50),
+            retry_first: Duration::from_millis(50),
+            retry_most: Duration::from_secs(1),
             compact_every: Some(Duration::from_secs(300)),
         }
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use diolkos_api::status::Failure;
 use diolkos_store::Revision;
 use futures::Stream;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::watchers::{NODE_FIELD, Subscription};
 use super::{CachedObject, Filter, Freshness, Object, Shared};
@@ -44,6 +44,8 @@ impl WatchSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// After this revision: 410 when the changes since then are not all known any more, 504 when it is in the future.
+    /// All changes of a commit have its revision, so a client can only resume between commits: no commit may write two
+    /// objects of one resource.
     After(Revision),
     /// With all present objects as added, then what changes. `bookmark`: a bookmark with `initial_events_end` tells
     /// where the present objects end.
@@ -142,7 +144,8 @@ pub(super) async fn open(shared: &Arc<Shared>, spec: WatchSpec) -> Result<Watch,
 
 /// Sends bookmarks for as long as the cache lives.
 pub(super) async fn run_bookmarks(shared: Arc<Shared>) {
-    let mut ticks = interval(shared.limits.bookmark_every);
+    let every = shared.limits.bookmark_every;
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
