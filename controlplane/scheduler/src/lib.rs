@@ -1,6 +1,19 @@
-//! The scheduler: filter, score, bind.
+//! The scheduler: filters and scores are rows of tables of pure functions, and one driver watches, decides and binds.
+
+pub mod cluster;
+pub mod decision;
+mod driver;
+pub mod filter;
+pub mod score;
+mod waiting;
 
 use std::path::PathBuf;
+
+use anyhow::Context as _;
+use diolkos_api::client::Client;
+use diolkos_api::kubeconfig::Kubeconfig;
+use diolkos_api::lease::{lead, told_to_stop};
+use tracing::info;
 
 /// What the scheduler is told.
 #[derive(Clone, Debug)]
@@ -8,7 +21,14 @@ pub struct Options {
     pub kubeconfig: PathBuf,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// The Lease that the acting scheduler holds.
+const LEASE: &str = "kube-scheduler";
+
+/// Runs until SIGTERM or SIGINT, acting only while it leads.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("cannot schedule with {}", options.kubeconfig.display())
+    let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
+    let client = Client::connect(&kubeconfig).context("the scheduler cannot begin")?;
+    info!(server = client.server(), "scheduler");
+    lead(&client, LEASE, told_to_stop(), || driver::drive(client.clone())).await;
+    Ok(())
 }
