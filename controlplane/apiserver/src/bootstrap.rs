@@ -98,6 +98,11 @@ fn slice(advertised: SocketAddr) -> Value {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
     };
+    // An endpoint on the loopback would be the pod's own: such a server is for this machine only.
+    let mut endpoints = Vec::new();
+    if !advertised.ip().is_loopback() {
+        endpoints.push(json!({"addresses": [advertised.ip().to_string()], "conditions": {"ready": true}}));
+    }
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -107,7 +112,7 @@ fn slice(advertised: SocketAddr) -> Value {
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
         "addressType": family,
-        "endpoints": [{"addresses": [advertised.ip().to_string()], "conditions": {"ready": true}}],
+        "endpoints": endpoints,
         "ports": [{"name": "https", "port": advertised.port(), "protocol": "TCP"}],
     })
 }

@@ -29,7 +29,7 @@ use crate::stack::authorization::authorize;
 use crate::stack::{Attributes, Record, User};
 
 pub(crate) use list::Listing;
-pub(crate) use transaction::stored_bytes;
+pub(crate) use transaction::{Turns, stored_bytes};
 pub(crate) use watch::{Event, Events, bookmark};
 
 /// The verbs. Clones share everything.
@@ -39,6 +39,7 @@ pub(crate) struct Handlers {
     pub cache: Cache,
     pub registry: Arc<Registry>,
     pub addresses: ServiceAddresses,
+    pub turns: Turns,
     pub metrics: Metrics,
     /// HOST:PORT under which clients reach this server, as discovery tells it.
     pub public_address: Arc<str>,

@@ -1,16 +1,16 @@
 //! The apiserver: authentication, audit, limits, authorization, and one set of verb handlers behind gRPC and REST.
 
-pub mod pki;
-mod serve;
-mod stack;
-mod grpc;
-mod rest;
-mod handlers;
-mod patch;
 mod addresses;
 mod bootstrap;
 pub mod cache;
+mod grpc;
+mod handlers;
 mod metrics;
+mod patch;
+pub mod pki;
+mod rest;
+mod serve;
+mod stack;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use addresses::ServiceAddresses;
 use cache::Cache;
-use handlers::Handlers;
+use handlers::{Handlers, Turns};
 use metrics::Metrics;
 use pki::Pki;
 use serve::{Shutdown, Stop};
@@ -126,9 +126,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) -> anyhow::Result<Running> {
     let addresses = service_addresses(settings.service_cidr)?;
     let tls = serve::tls_config(pki.ca_pem(), pki.apiserver())?;
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listener =
+        TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = listener.local_addr()?;
     let advertised = SocketAddr::new(settings.advertise_address, address.port());
     let registry = Arc::new(Registry::builtin());
@@ -150,6 +149,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
         cache: cache.clone(),
         registry,
         addresses,
+        turns: Turns::new(),
         metrics: metrics.clone(),
         public_address: bootstrap::public_address(advertised),
     };

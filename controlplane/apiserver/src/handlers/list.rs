@@ -34,7 +34,7 @@ pub(super) struct Selection {
     /// Keys to look at: a collection's, or one object's when the selector names it.
     pub prefix: String,
     pub filter: Option<Filter>,
-    /// `spec.nodeName=` of the selector.
+    /// The node that the selector names by `spec.nodeName`.
     pub node: Option<String>,
 }
 
@@ -175,7 +175,7 @@ pub(super) fn selection(kind: &Kind, namespace: &str, labels: &str, fields: &str
         _ if namespace.is_empty() || is_segment(namespace) => kind.prefix(namespace),
         _ => kind.prefix(""),
     };
-    let node = fields.exact("spec.nodeName").map(str::to_owned);
+    let node = fields.exact("spec.nodeName").filter(|node| !node.is_empty()).map(str::to_owned);
     let filter: Option<Filter> = if labels.is_empty() && fields.is_empty() {
         None
     } else {

@@ -1,20 +1,20 @@
 //! Read, edit, compare-and-swap: how every change of one object is made.
 
-use std::time::Duration;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use diolkos_store::{Commit, Entry, Expect, Range, Write};
 use serde_json::Value;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Handlers, Target, reply, store_failure};
 use crate::cache::Freshness;
 
 /// How often a change begins anew because another writer was first.
-const MAX_ATTEMPTS: u32 = 24;
-/// The longest pause before such a new beginning, times the attempt.
-const MAX_PAUSE: Duration = Duration::from_millis(2);
+const MAX_ATTEMPTS: u32 = 16;
 
 /// What an edit makes of an object.
 pub(super) enum Edit {
@@ -33,6 +33,34 @@ pub(crate) struct Current {
     fresh: bool,
 }
 
+/// What is committed, and the object that the client gets.
+struct Change {
+    object: Value,
+    expects: Vec<Expect>,
+    writes: Vec<Write>,
+}
+
+/// Writers of one key that were too slow once wait for each other, so that each of them gets its turn within a few
+/// attempts.
+#[derive(Clone)]
+pub(crate) struct Turns(Arc<[Arc<Mutex<()>>]>);
+
+/// Locks of [`Turns`]; keys share them by their hash.
+const TURNS: usize = 64;
+
+impl Turns {
+    pub(crate) fn new() -> Turns {
+        Turns((0..TURNS).map(|_| Arc::default()).collect())
+    }
+
+    async fn wait(&self, key: &str) -> OwnedMutexGuard<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or(0);
+        self.0[index].clone().lock_owned().await
+    }
+}
+
 impl Handlers {
     /// Edits the target until nobody else was faster. `edit` may run several times, and sees an object that was read
     /// from the store before its failure counts.
@@ -48,48 +76,68 @@ impl Handlers {
             None => self.stored(&key).await?.ok_or_else(|| target.not_found())?,
         };
         let mut taken = Vec::new();
-        for attempt in 1..=MAX_ATTEMPTS {
-            let edited = match edit(&current) {
-                Err(_) | Ok(Edit::Keep) if !current.fresh => {
+        let mut turn = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let change = match self.prepare(target, &current, &mut edit, &taken).await {
+                // What the cache had may be old: only a look into the store makes this an answer.
+                Err(_) | Ok(None) if !current.fresh => {
                     current = self.stored(&key).await?.ok_or_else(|| target.not_found())?;
                     continue;
                 }
-                edited => edited?,
+                change => change?,
             };
-            let (mut object, remove) = match edited {
-                Edit::Keep => return Ok(reply(&current.object, current.revision, Vec::new())),
-                Edit::Put(object) => (object, false),
-                Edit::Remove(object) => (object, true),
+            let Some(mut change) = change else {
+                return Ok(reply(&current.object, current.revision, Vec::new()));
             };
-            let new = if remove { None } else { Some(&mut object) };
-            let claims = self.addresses.claims(self, &target.kind, Some(&current.object), new, &taken).await?;
-            if !remove {
-                target.kind.check(&object, Some(&current.object))?;
-            }
             if dry_run {
-                return Ok(reply(&object, current.revision, Vec::new()));
+                return Ok(reply(&change.object, current.revision, Vec::new()));
             }
-            let mut expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
-            expects.extend(claims.expects);
-            let mut writes = vec![if remove {
-                Write::Delete { key: key.clone() }
-            } else {
-                Write::Put { key: key.clone(), value: stored_bytes(&object) }
-            }];
-            writes.extend(claims.writes);
-            match self.store.commit(&expects, &writes).await.map_err(store_failure)? {
+            match self.store.commit(&change.expects, &change.writes).await.map_err(store_failure)? {
                 Commit::Done(revision) => {
-                    set_version(&mut object, revision);
-                    return Ok(reply(&object, revision, Vec::new()));
+                    set_version(&mut change.object, revision);
+                    return Ok(reply(&change.object, revision, Vec::new()));
                 }
                 Commit::Conflict { key: other, .. } if other != key => taken.push(other),
                 Commit::Conflict { current: None, .. } => return Err(target.not_found()),
                 Commit::Conflict { current: Some(entry), .. } => current = decode(&entry)?,
             }
             self.metrics.write_conflict();
-            tokio::time::sleep(MAX_PAUSE.mul_f64(rand::random::<f64>()) * attempt).await;
+            if turn.is_none() {
+                turn = Some(self.turns.wait(&key).await);
+            }
         }
         Err(Failure::modified(target.kind.resource(), &target.name))
+    }
+
+    /// The commit that an edit asks for; `None` when nothing is to be done.
+    async fn prepare(
+        &self,
+        target: &Target,
+        current: &Current,
+        edit: &mut impl FnMut(&Current) -> Result<Edit, Failure>,
+        taken: &[String],
+    ) -> Result<Option<Change>, Failure> {
+        let key = target.key();
+        let old = &current.object;
+        let mut expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
+        let (object, write, claims) = match edit(current)? {
+            Edit::Keep => return Ok(None),
+            Edit::Remove(object) => {
+                let claims = self.addresses.claims(self, &target.kind, Some(old), None, taken).await?;
+                (object, Write::Delete { key }, claims)
+            }
+            Edit::Put(mut object) => {
+                let claims = self.addresses.claims(self, &target.kind, Some(old), Some(&mut object), taken).await?;
+                // A binding is the one change of a pod's node that is allowed.
+                let replaced = (target.subresource != "binding").then_some(old);
+                target.kind.check(&object, replaced)?;
+                let write = Write::Put { key, value: stored_bytes(&object) };
+                (object, write, claims)
+            }
+        };
+        expects.extend(claims.expects);
+        let writes = std::iter::once(write).chain(claims.writes).collect();
+        Ok(Some(Change { object, expects, writes }))
     }
 
     /// Creates an object unless its key is taken: `Ok(None)` then.

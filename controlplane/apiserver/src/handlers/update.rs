@@ -45,7 +45,6 @@ pub(super) fn replace(target: &Target, sent: &Value, current: &Current) -> Resul
         other => return Err(Failure::unimplemented(format!("writing {other} is not part of this server"))),
     }
     new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-    kind.check(&new, Some(old))?;
     let leaving = new["metadata"]["deletionTimestamp"].is_string() && !kind.has_finalizers(&new);
     let grace = new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     Ok(if leaving && grace == 0 {

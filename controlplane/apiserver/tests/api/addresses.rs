@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, service};
+use crate::harness::{ADVERTISED, Server, service};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
@@ -20,7 +20,7 @@ async fn the_kubernetes_service_has_the_first_address_and_points_at_the_server()
     let kubernetes = rest.get(&format!("{SERVICES}/kubernetes")).await.json();
     assert_eq!(address(&kubernetes), "10.96.0.1");
     let slice = rest.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.json();
-    assert_eq!(slice["endpoints"][0]["addresses"], json!(["127.0.0.1"]));
+    assert_eq!(slice["endpoints"][0]["addresses"], json!([ADVERTISED]));
     assert_eq!(slice["ports"][0]["port"], server.running.address().port());
     let claim = rest.get(&format!("{ADDRESSES}/10.96.0.1")).await.json();
     let parent = json!({"group": "", "resource": "services", "namespace": "default", "name": "kubernetes"});

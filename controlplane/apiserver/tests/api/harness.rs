@@ -24,6 +24,9 @@ use tokio_rustls::TlsConnector;
 /// How long anything in these tests may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the server tells others; nothing connects there.
+pub(crate) const ADVERTISED: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 pub(crate) struct Server {
     pub(crate) running: Running,
     pub(crate) pki: Pki,
@@ -42,7 +45,7 @@ impl Server {
         let store = Model::new();
         let settings = Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-            advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise_address: ADVERTISED,
             service_cidr: service_cidr.parse().unwrap(),
             cache: cache::Limits { bookmark_every: Duration::from_millis(200), ..cache::Limits::default() },
         };

@@ -1,0 +1,277 @@
+//! Debian's kubectl 1.20 against the apiserver, with the model store behind it.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use diolkos_apiserver::pki::{ADMIN_GROUP, ADMIN_USER, Pki};
+use diolkos_apiserver::{Running, Settings, cache, serve_with};
+use diolkos_store::Model;
+use tokio::runtime::Runtime;
+
+/// How long one command may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const DEPLOYMENT: &str = "apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - {name: web, image: 'registry.local/web:1', ports: [{containerPort: 80}]}
+      - {name: side, image: 'registry.local/side:1'}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+spec:
+  selector: {app: web}
+  ports:
+  - {port: 80, targetPort: 8080}
+";
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: p1, labels: {app: p1}}
+spec:
+  containers:
+  - {name: main, image: 'registry.local/main:1'}
+";
+
+#[test]
+fn get_prints_tables_wide_ones_and_yaml() {
+    let cluster = Cluster::start();
+    cluster.apply(POD);
+    let pods = cluster.ok(&["get", "pods"]);
+    assert_eq!(columns(&pods), ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
+    assert!(pods.lines().nth(1).unwrap().starts_with("p1     0/1     Pending   0"), "{pods}");
+    let wide = cluster.ok(&["get", "pods", "-A", "-o", "wide"]);
+    assert!(wide.lines().next().unwrap().starts_with("NAMESPACE   NAME   READY   STATUS"), "{wide}");
+    assert!(wide.contains("NOMINATED NODE   READINESS GATES"), "{wide}");
+    let services = cluster.ok(&["get", "svc"]);
+    assert!(services.contains("kubernetes   ClusterIP   10.96.0.1    <none>        443/TCP"), "{services}");
+    let yaml = cluster.ok(&["get", "pod", "p1", "-o", "yaml"]);
+    assert!(yaml.starts_with("apiVersion: v1\nkind: Pod\nmetadata:\n"), "{yaml}");
+    assert!(yaml.contains("image: registry.local/main:1"), "{yaml}");
+    let names = cluster.ok(&["get", "namespaces", "-o", "name"]);
+    assert!(names.lines().any(|line| line == "namespace/kube-system"), "{names}");
+    let selected =
+        cluster.ok(&["get", "pods", "-l", "app=p1", "--field-selector", "status.phase=Pending", "-o", "name"]);
+    assert_eq!(selected, "pod/p1\n");
+    let version = cluster.ok(&["version"]);
+    assert!(version.contains("Minor:\"36\""), "{version}");
+}
+
+#[test]
+fn what_is_not_there_or_not_allowed_is_said_in_kubernetes_words() {
+    let cluster = Cluster::start();
+    let missing = cluster.run(&["get", "pod", "nope"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(text(&missing.stderr), "Error from server (NotFound): pods \"nope\" not found\n");
+    let empty = cluster.run(&["get", "pods"]);
+    assert_eq!(text(&empty.stderr), "No resources found in default namespace.\n");
+    let alice = cluster.dir.path().join("alice.kubeconfig");
+    cluster.pki.write_kubeconfig(&cluster.url, "alice", &[], &alice).unwrap();
+    let forbidden = cluster.kubectl(&alice).args(["get", "pods"]).output().unwrap();
+    assert!(
+        text(&forbidden.stderr).contains("pods is forbidden: User \"alice\" cannot list resource \"pods\""),
+        "{}",
+        text(&forbidden.stderr)
+    );
+}
+
+#[test]
+fn apply_creates_leaves_alone_and_changes() {
+    let cluster = Cluster::start();
+    assert_eq!(cluster.apply(DEPLOYMENT), "deployment.apps/web created\nservice/web created\n");
+    assert_eq!(cluster.apply(DEPLOYMENT), "deployment.apps/web unchanged\nservice/web unchanged\n");
+    let image = "jsonpath={.spec.template.spec.containers[*].image}";
+    let changed = DEPLOYMENT.replace("web:1", "web:2").replace("replicas: 2", "replicas: 3");
+    assert_eq!(cluster.apply(&changed), "deployment.apps/web configured\nservice/web unchanged\n");
+    assert_eq!(cluster.ok(&["get", "deploy", "web", "-o", image]), "registry.local/web:2 registry.local/side:1");
+    // A container that is gone from the file goes, through $patch: delete.
+    let lines: Vec<&str> = changed.lines().filter(|line| !line.contains("name: side")).collect();
+    assert_eq!(cluster.apply(&lines.join("\n")), "deployment.apps/web configured\nservice/web unchanged\n");
+    assert_eq!(cluster.ok(&["get", "deploy", "web", "-o", image]), "registry.local/web:2");
+    assert_eq!(cluster.ok(&["get", "deploy", "web", "-o", "jsonpath={.metadata.generation}"]), "3");
+    let table = cluster.ok(&["get", "deployments"]);
+    assert_eq!(columns(&table), ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]);
+    assert!(table.lines().nth(1).unwrap().starts_with("web    0/3"), "{table}");
+}
+
+#[test]
+fn delete_removes_and_waits() {
+    let cluster = Cluster::start();
+    cluster.apply(DEPLOYMENT);
+    let file = cluster.write("deployment.yaml", DEPLOYMENT);
+    let deleted = cluster.ok(&["delete", "-f", file.to_str().unwrap()]);
+    assert_eq!(deleted, "deployment.apps \"web\" deleted\nservice \"web\" deleted\n");
+    assert!(!cluster.run(&["get", "deploy", "web"]).status.success());
+    cluster.apply(POD);
+    assert_eq!(cluster.ok(&["delete", "pods", "--all"]), "pod \"p1\" deleted\n");
+}
+
+#[test]
+fn get_watch_prints_each_change() {
+    let cluster = Cluster::start();
+    cluster.apply(POD);
+    let watch = Follower::start(&cluster, &["get", "pods", "-w"]);
+    watch.wait_for("p1");
+    cluster.apply(&POD.replace("p1", "p2"));
+    watch.wait_for("p2");
+    cluster.ok(&["label", "pod", "p2", "a=b"]);
+    watch.wait_for("p2");
+}
+
+#[test]
+fn everyday_commands_work() {
+    let cluster = Cluster::start();
+    assert_eq!(cluster.ok(&["create", "ns", "team"]), "namespace/team created\n");
+    assert!(cluster.ok(&["get", "ns", "team"]).contains("Active"));
+    let made = cluster.ok(&["create", "configmap", "settings", "--from-literal=a=1", "-n", "team"]);
+    assert_eq!(made, "configmap/settings created\n");
+    assert_eq!(cluster.ok(&["get", "cm", "settings", "-n", "team", "-o", "jsonpath={.data.a}"]), "1");
+    let resources = cluster.ok(&["api-resources"]);
+    for line in ["configmaps", "deployments", "endpointslices", "leases", "namespaces", "nodes", "pods", "services"] {
+        assert!(resources.lines().any(|own| own.starts_with(line)), "{line}: {resources}");
+    }
+    cluster.apply(DEPLOYMENT);
+    assert_eq!(cluster.ok(&["scale", "deploy", "web", "--replicas=4"]), "deployment.apps/web scaled\n");
+    assert_eq!(
+        cluster.ok(&["set", "image", "deploy/web", "web=registry.local/web:9"]),
+        "deployment.apps/web image updated\n"
+    );
+    assert_eq!(cluster.ok(&["annotate", "svc", "web", "note=x"]), "service/web annotated\n");
+    let patched =
+        cluster.ok(&["patch", "svc", "web", "-p", "{\"spec\":{\"ports\":[{\"port\":80,\"name\":\"http\"}]}}"]);
+    assert_eq!(patched, "service/web patched\n");
+    let described = cluster.ok(&["describe", "svc", "web"]);
+    assert!(described.contains("Selector:          app=web") && described.contains("http  80/TCP"), "{described}");
+    let taken = cluster.run(&["create", "ns", "team"]);
+    assert_eq!(text(&taken.stderr), "Error from server (AlreadyExists): namespaces \"team\" already exists\n");
+}
+
+/// An apiserver and a kubectl that talks to it.
+struct Cluster {
+    binary: PathBuf,
+    kubeconfig: PathBuf,
+    url: String,
+    pki: Pki,
+    dir: tempfile::TempDir,
+    _running: Running,
+    _runtime: Runtime,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/kubectl");
+        assert!(binary.exists(), "kubectl is missing at {}: run cargo xtask setup", binary.display());
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(&dir.path().join("pki"), &[]).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let settings = Settings {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            cache: cache::Limits::default(),
+        };
+        let running = runtime.block_on(serve_with(Arc::new(Model::new()), &pki, settings)).unwrap();
+        let url = format!("https://{}", running.address());
+        let kubeconfig = dir.path().join("kubeconfig");
+        pki.write_kubeconfig(&url, ADMIN_USER, &[ADMIN_GROUP], &kubeconfig).unwrap();
+        Cluster { binary, kubeconfig, url, pki, dir, _running: running, _runtime: runtime }
+    }
+
+    fn kubectl(&self, kubeconfig: &Path) -> Command {
+        let mut command = Command::new(&self.binary);
+        // The cache of discovery goes below HOME.
+        command.env_clear().env("HOME", self.dir.path()).env("KUBECONFIG", kubeconfig);
+        command.arg(format!("--request-timeout={}s", PATIENCE.as_secs()));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.kubectl(&self.kubeconfig).args(arguments).output().unwrap()
+    }
+
+    /// The output of a command that has to succeed.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn apply(&self, manifest: &str) -> String {
+        let file = self.write("manifest.yaml", manifest);
+        self.ok(&["apply", "-f", file.to_str().unwrap()])
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+/// A command that goes on, and its lines.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Follower {
+    fn start(cluster: &Cluster, arguments: &[&str]) -> Follower {
+        let mut command = cluster.kubectl(&cluster.kubeconfig);
+        let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Follower { child, lines }
+    }
+
+    /// Waits for the next line that begins with `start`.
+    fn wait_for(&self, start: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line begins with {start:?}"));
+            if line.starts_with(start) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn columns(table: &str) -> Vec<&str> {
+    table.lines().next().unwrap_or_default().split_whitespace().collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
