@@ -112,7 +112,7 @@ pub fn build(spec: &ImageSpec, out: &Path) -> Result<()> {
 
 /// Builds each image into `directory`; the answer is the archives, in the same order.
 pub fn build_all(specs: &[ImageSpec], directory: &Path) -> Result<Vec<PathBuf>> {
-    let file = |spec: &ImageSpec| directory.join(spec.name.replace(['/', ':'], "_")).with_extension("tar");
+    let file = |spec: &ImageSpec| directory.join(format!("{}.tar", spec.name.replace(['/', ':'], "_")));
     specs.iter().map(|spec| build(spec, &file(spec)).map(|()| file(spec))).collect()
 }
 

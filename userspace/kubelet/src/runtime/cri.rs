@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+/// The subject of a call about no one thing.
+const ALL: &str = "of the runtime";
 /// Deadline of a call that only asks: a runtime that does not answer by then is away.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 /// Deadline of a call that changes something small.
@@ -60,7 +62,8 @@ impl Cri {
         match status.code() {
             tonic::Code::NotFound => Error::NotFound { operation, subject },
             tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Error::Timeout { operation, subject },
-            tonic::Code::Unavailable => {
+            // A connection that breaks under a call has the code Unknown, but the transport's error inside.
+            code if code == tonic::Code::Unavailable || of_transport(&status) => {
                 Error::Unreachable { endpoint: self.endpoint.clone(), message: root_cause(&status) }
             }
             _ => Error::Refused { operation, subject, message: status.message().to_owned() },
@@ -85,13 +88,13 @@ macro_rules! call {
 #[async_trait]
 impl Runtime for Cri {
     async fn version(&self) -> Result<Version, Error> {
-        let answer = call!(self.runtime.version(wire::VersionRequest { version: "v1".to_owned() }), "", ASK_DEADLINE)?;
+        let answer = call!(self.runtime.version(wire::VersionRequest { version: "v1".to_owned() }), ALL, ASK_DEADLINE)?;
         let version = answer.runtime_version.split('~').next().unwrap_or_default().trim_start_matches('v').to_owned();
         Ok(Version { name: answer.runtime_name, version })
     }
 
     async fn health(&self) -> Result<Health, Error> {
-        let answer = call!(self.runtime.status(wire::StatusRequest { verbose: false }), "", ASK_DEADLINE)?;
+        let answer = call!(self.runtime.status(wire::StatusRequest { verbose: false }), ALL, ASK_DEADLINE)?;
         Ok(convert::health(answer.status.unwrap_or_default()))
     }
 
@@ -113,7 +116,7 @@ impl Runtime for Cri {
 
     async fn list_sandboxes(&self) -> Result<Vec<Sandbox>, Error> {
         let request = wire::ListPodSandboxRequest { filter: None };
-        let answer = call!(self.runtime.list_pod_sandbox(request), "", ASK_DEADLINE)?;
+        let answer = call!(self.runtime.list_pod_sandbox(request), ALL, ASK_DEADLINE)?;
         Ok(answer
             .items
             .into_iter()
@@ -158,7 +161,7 @@ impl Runtime for Cri {
 
     async fn list_containers(&self) -> Result<Vec<Container>, Error> {
         let request = wire::ListContainersRequest { filter: None };
-        let answer = call!(self.runtime.list_containers(request), "", ASK_DEADLINE)?;
+        let answer = call!(self.runtime.list_containers(request), ALL, ASK_DEADLINE)?;
         Ok(answer.containers.into_iter().map(convert::container).collect())
     }
 
@@ -200,6 +203,10 @@ fn gone_is_fine<T>(result: Result<T, Error>) -> Result<(), Error> {
         Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+fn of_transport(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some_and(|cause| cause.is::<tonic::transport::Error>())
 }
 
 /// tonic says "tcp connect error" for any failed connection; the cause says what happened.
