@@ -5,6 +5,7 @@
 mod failures;
 mod lifecycle;
 mod overlay;
+mod programs;
 mod restart;
 mod server;
 mod world;
