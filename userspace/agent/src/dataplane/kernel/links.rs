@@ -78,15 +78,16 @@ impl Links {
         self.attach(pin, fd, attach, LinkTarget::Device(ifindex), ifindex).map_err(explain(program, target))
     }
 
-    /// Removes a pin, and with it the link.
+    /// Takes a link off its target and removes its pin. After that the same program may be attached there again.
     pub(super) fn remove(&self, pin: &str) -> Result<()> {
         let path = self.directory.join(pin);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Path { operation: "remove", path, source })
+        let run = || {
+            if let Some(link) = open(&path)? {
+                syscall::link_detach(link.as_fd())?;
             }
-            _ => Ok(()),
-        }
+            unlink(&path)
+        };
+        run().map_err(|source| Error::Path { operation: "detach the link", path: path.clone(), source })
     }
 
     /// The names of the pods' host devices that have a link, sorted.
@@ -126,10 +127,7 @@ impl Links {
         }
         let link = syscall::link_create(program, target, attach)?;
         let fresh = self.directory.join(format!("{pin}{FRESH}"));
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        unlink(&fresh)?;
         syscall::object_pin(link.as_fd(), &fresh)?;
         fs::rename(&fresh, &path)
     }
@@ -156,7 +154,8 @@ impl Links {
     fn names(&self) -> Result<Vec<String>> {
         let failed = |source| Error::Path { operation: "list", path: self.directory.clone(), source };
         let entries = fs::read_dir(&self.directory).map_err(failed)?;
-        let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let name =
+            |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
         entries.map(name).collect::<io::Result<_>>().map_err(failed)
     }
 }
@@ -166,6 +165,13 @@ fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
         Ok(link) => Ok(Some(link)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+fn unlink(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -141,10 +141,7 @@ fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
     object.program_mut(name).ok_or_else(missing)
 }
 
-fn duplicate(
-    name: &str,
-    fd: std::result::Result<&aya::programs::ProgramFd, ProgramError>,
-) -> Result<OwnedFd> {
+fn duplicate(name: &str, fd: std::result::Result<&aya::programs::ProgramFd, ProgramError>) -> Result<OwnedFd> {
     let fd = fd.map_err(|error| load_error(name, &error))?;
     fd.as_fd().try_clone_to_owned().map_err(|error| Error::Load(format!("duplicate program {name}: {error}")))
 }

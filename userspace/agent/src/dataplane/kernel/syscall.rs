@@ -51,6 +51,13 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
+/// Takes a link's program off its target at once. Closing or unpinning the link does so only some time later.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = link.as_raw_fd() as u32;
+    // SAFETY: the only attribute of BPF_LINK_DETACH is the link's descriptor.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
 /// What a link hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkTarget {
@@ -171,7 +178,8 @@ pub(super) fn has_tcx() -> io::Result<bool> {
 pub(super) fn has_set_retval() -> bool {
     const BPF_FUNC_SET_RETVAL: i32 = 187;
     let instruction = |code: u8, register: u8, immediate: i32| {
-        let mut instruction = bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm: immediate };
+        let mut instruction =
+            bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm: immediate };
         instruction.set_dst_reg(register);
         instruction
     };
@@ -261,8 +269,7 @@ impl Drop for Mapped {
 }
 
 fn element<K: Pod>(command: bpf_cmd, map: BorrowedFd<'_>, key: &K, value: u64) -> io::Result<()> {
-    let mut attr =
-        ElementAttr { map: map.as_raw_fd() as u32, pad: 0, key: ptr::from_ref(key) as u64, value, flags: 0 };
+    let mut attr = ElementAttr { map: map.as_raw_fd() as u32, pad: 0, key: ptr::from_ref(key) as u64, value, flags: 0 };
     // SAFETY: key and value outlive the call; their sizes are the map's, which were compared when it was opened.
     unsafe { bpf(command, &mut attr) }.map(drop)
 }
