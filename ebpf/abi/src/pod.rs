@@ -11,6 +11,17 @@ pub const ROUTES: u32 = 1 << 14;
 /// Map `netns`: HASH, not preallocated, network namespace cookie -> [`Netns`]. Written by the agent's CNI server.
 pub const NETNSES: u32 = 1 << 14;
 
+/// Map `source`: ARRAY, index `ifindex & (SOURCES - 1)` -> [`source_word`]. Written and read by the programs alone: it
+/// spares each packet of a pod the lookup of its own endpoint. It needs no clean-up, because a device keeps its pod's
+/// address for life and the kernel does not give an ifindex out again.
+pub const SOURCES: u32 = 1 << 14;
+
+/// `IPv4 address as it stands in memory (32) | ifindex (32)`, low bits first: this device's pod owns this address.
+#[inline(always)]
+pub const fn source_word(v4: [u8; 4], ifindex: u32) -> u64 {
+    u32::from_ne_bytes(v4) as u64 | (ifindex as u64) << 32
+}
+
 /// A pod of this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

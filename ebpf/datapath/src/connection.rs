@@ -34,7 +34,7 @@ pub(crate) fn tuple(ip: &Ipv4, tcp: Tcp) -> Tuple {
 /// Looks a segment up that does not open a connection. A flow whose backend is gone is not known any more.
 #[inline(always)]
 pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<Known> {
-    let flow = lookup::flow(tables, tuple, closing(tcp))?;
+    let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
     if flow.flags & flow_flags::REVERSE != 0 {
         return Some(Known::Reply { address: v4_of(&flow.address), port: flow.port });
     }
@@ -44,7 +44,7 @@ pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option
 /// [`find`] where only replies are translated.
 #[inline(always)]
 pub(crate) fn find_reply<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<([u8; 4], [u8; 2])> {
-    let flow = lookup::flow(tables, tuple, closing(tcp))?;
+    let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
     (flow.flags & flow_flags::REVERSE != 0).then(|| (v4_of(&flow.address), flow.port))
 }
 
@@ -100,7 +100,7 @@ fn record_reply<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, reply: &F
         Err(InsertError::Full) => return Err(DropReason::ConntrackFull),
         Err(InsertError::Exists) => {}
     }
-    if belongs_to_another(tables, tuple, key) {
+    if belongs_to_another(tables, tuple, key, reply.tag) {
         return Ok(false);
     }
     match tables.insert_flow(key, reply, Insert::Replace) {
@@ -111,8 +111,8 @@ fn record_reply<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, reply: &F
 
 /// Whether the entry under the reply tuple `key` is that of a live connection other than `tuple`.
 #[inline(always)]
-fn belongs_to_another<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple) -> bool {
-    match lookup::flow(tables, key, 0) {
+fn belongs_to_another<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, tag: u32) -> bool {
+    match lookup::flow(tables, key, tag, 0) {
         Some(other) if other.address == tuple.destination && other.port == tuple.destination_port => false,
         Some(other) => is_live(tables, tuple, &other),
         None => false,
@@ -127,7 +127,7 @@ fn is_live<T: Tables>(tables: &mut T, tuple: &Tuple, reply: &Flow) -> bool {
         return false;
     }
     let forward = Tuple { destination: reply.address, destination_port: reply.port, ..*tuple };
-    match lookup::flow(tables, &forward, 0) {
+    match lookup::flow(tables, &forward, hash(&forward), 0) {
         Some(forward) => forward.flags & flow_flags::RST == 0 && forward.flags & reply.flags & flow_flags::FIN == 0,
         None => true,
     }

@@ -112,13 +112,20 @@ impl Tcp {
 
     #[inline(always)]
     pub(crate) fn source_port(&self) -> [u8; 2] {
-        let [high, low, _, _] = self.ports.to_ne_bytes();
-        [high, low]
+        halves(self.ports)[0]
     }
 
     #[inline(always)]
     pub(crate) fn destination_port(&self) -> [u8; 2] {
-        let [_, _, high, low] = self.ports.to_ne_bytes();
-        [high, low]
+        halves(self.ports)[1]
+    }
+}
+
+/// Both halves of a word of the packet, in the packet's order. The compiler does not join single bytes.
+#[inline(always)]
+fn halves(word: u32) -> [[u8; 2]; 2] {
+    match word.to_ne_bytes().as_chunks::<2>().0 {
+        [first, second] => [*first, *second],
+        _ => [[0; 2]; 2],
     }
 }

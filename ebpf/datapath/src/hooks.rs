@@ -4,6 +4,7 @@ use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
 use diolkos_abi::conntrack::Tuple;
 use diolkos_abi::counter::{DropReason, Verdict};
+use diolkos_abi::pod::source_word;
 use diolkos_abi::service::{FrontendKey, scope};
 
 use crate::connection::{self, Known};
@@ -88,8 +89,16 @@ pub fn to_overlay<P: Packet, T: Tables>(
 /// A pod sends only from its own address.
 #[inline(always)]
 fn check_source<P: Packet, T: Tables>(packet: &P, tables: &mut T, ip: &Ipv4) -> Result<(), DropReason> {
+    let ifindex = packet.ingress_ifindex();
+    let word = source_word(ip.source, ifindex);
+    if tables.source(ifindex) == Some(word) {
+        return Ok(());
+    }
     match lookup::endpoint(tables, ip.source) {
-        Some(pod) if pod.ifindex == packet.ingress_ifindex() => Ok(()),
+        Some(pod) if pod.ifindex == ifindex => {
+            tables.remember_source(ifindex, word);
+            Ok(())
+        }
         _ => Err(DropReason::SpoofedSource),
     }
 }

@@ -31,6 +31,6 @@ mod tables;
 pub use balance::CANDIDATES;
 pub use diolkos_abi::address::Address;
 pub use hooks::{from_container, from_overlay, to_container, to_overlay};
-pub use packet::{Covered, Packet};
+pub use packet::{Change, Packet};
 pub use socket::{Peer, connect4, getpeername4};
 pub use tables::{Insert, InsertError, Tables};

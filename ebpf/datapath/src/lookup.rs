@@ -23,10 +23,9 @@ pub(crate) fn service<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<u3
     (tag == expected).then_some(service)
 }
 
-/// The conntrack entry of a tuple, stamped with the present time and `flags`.
+/// The conntrack entry of a tuple, stamped with the present time and `flags`. `tag` is the tuple's hash.
 #[inline(always)]
-pub(crate) fn flow<T: Tables>(tables: &mut T, key: &Tuple, flags: u16) -> Option<Flow> {
-    let tag = key.hash();
+pub(crate) fn flow<T: Tables>(tables: &mut T, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
     let flow = tables.flow(key, tag, flags)?;
     if flow.tag == tag {
         return Some(flow);

@@ -14,8 +14,9 @@ pub trait Packet {
     /// Overwrites `W` words at `at`; `None` when the packet ends before them. No checksum is touched.
     fn store<const W: usize>(&mut self, at: usize, words: [u32; W]) -> Option<()>;
 
-    /// Updates the TCP or UDP checksum at `at` for a word of the packet that changes; `None` when the kernel refuses.
-    fn fix_checksum(&mut self, at: usize, from: u32, to: u32, covered: Covered) -> Option<()>;
+    /// Updates the TCP checksum at `at` for an address of the pseudo header and for the word of the ports, which are
+    /// about to change; `None` when the kernel refuses.
+    fn fix_checksum(&mut self, at: usize, address: Change, ports: Change) -> Option<()>;
 
     /// The device the packet came in through, 0 for one the host sends.
     fn ingress_ifindex(&self) -> u32;
@@ -40,11 +41,9 @@ pub trait Packet {
     fn accept(&mut self);
 }
 
-/// Which part of a transport checksum covers a word.
+/// A word of the packet that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Covered {
-    /// The pseudo header: addresses. A checksum the device has still to fill in covers these too.
-    Pseudo,
-    /// The segment itself: ports.
-    Segment,
+pub struct Change {
+    pub from: u32,
+    pub to: u32,
 }

@@ -3,7 +3,7 @@
 use diolkos_abi::counter::DropReason;
 
 use crate::headers::{DESTINATION, HOP_WORD, Ipv4, SOURCE, TCP_CHECKSUM, Tcp};
-use crate::packet::{Covered, Packet};
+use crate::packet::{Change, Packet};
 
 /// Replaces destination address and port.
 #[inline(always)]
@@ -49,11 +49,8 @@ fn replace<P: Packet>(
     ports: u32,
 ) -> Result<(), DropReason> {
     let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-    let checksum = tcp.at + TCP_CHECKSUM;
-    packet.fix_checksum(checksum, from, to, Covered::Pseudo).ok_or(DropReason::RewriteFailed)?;
-    if ports != tcp.ports {
-        packet.fix_checksum(checksum, tcp.ports, ports, Covered::Segment).ok_or(DropReason::RewriteFailed)?;
-    }
+    let change = Change { from: tcp.ports, to: ports };
+    packet.fix_checksum(tcp.at + TCP_CHECKSUM, Change { from, to }, change).ok_or(DropReason::RewriteFailed)?;
     let [hop, protocol, high, low] = ip.hop_word.to_ne_bytes();
     let [high, low] = adjust(u16::from_ne_bytes([high, low]), from, to).to_ne_bytes();
     ip.hop_word = u32::from_ne_bytes([hop, protocol, high, low]);

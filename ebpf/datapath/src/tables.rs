@@ -33,6 +33,12 @@ pub trait Tables {
     /// The pod of this node with an address. The caller compares its tag.
     fn endpoint(&mut self, address: &Address) -> Option<Endpoint>;
 
+    /// The word stored for a device: [`diolkos_abi::pod::source_word`].
+    fn source(&mut self, ifindex: u32) -> Option<u64>;
+
+    /// Stores the word of a device.
+    fn remember_source(&mut self, ifindex: u32, word: u64);
+
     /// Where a pod CIDR lives. The caller compares its tag.
     fn route(&mut self, key: &RouteKey) -> Option<Route>;
 

@@ -1,4 +1,5 @@
-//! The loaded dataplane, and its maps filled from a scenario's world.
+//! The loaded dataplane, and its maps filled from a scenario's world. The suite and the benchmark each use a part.
+#![allow(dead_code)]
 
 use std::collections::HashMap as Map;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey};
+use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine};
 
 use crate::scenarios::world::World;
@@ -40,6 +41,7 @@ pub struct Dataplane {
     backend: Array<MapData, Backend>,
     conntrack: HashMap<MapData, Tuple, Flow>,
     endpoint: HashMap<MapData, [u8; 16], Endpoint>,
+    source: Array<MapData, u64>,
     node: Array<MapData, Node>,
     route: HashMap<MapData, RouteKey, Route>,
     netns: HashMap<MapData, u64, Netns>,
@@ -78,6 +80,7 @@ impl Dataplane {
             backend: take!(ebpf, "BACKEND"),
             conntrack: take!(ebpf, "CONNTRACK"),
             endpoint: take!(ebpf, "ENDPOINT"),
+            source: take!(ebpf, "SOURCE"),
             node: take!(ebpf, "NODE"),
             route: take!(ebpf, "ROUTE"),
             netns: take!(ebpf, "NETNS"),
@@ -139,7 +142,11 @@ impl Dataplane {
         for (id, _) in world.backends.iter().filter(|(id, _)| *id < BACKENDS) {
             self.backend.set(*id, Backend::default(), 0).unwrap();
         }
-        world.endpoints.iter().for_each(|(address, _)| self.endpoint.remove(address).unwrap());
+        for (address, endpoint) in &world.endpoints {
+            self.endpoint.remove(address).unwrap();
+            // Devices keep their address for life, but those of the next scenario have the same numbers.
+            self.source.set(endpoint.ifindex % SOURCES, 0, 0).unwrap();
+        }
         for (id, _) in world.nodes.iter().filter(|(id, _)| *id < NODES) {
             self.node.set(*id, Node::default(), 0).unwrap();
         }

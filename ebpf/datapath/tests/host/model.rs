@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS};
-use diolkos_datapath::{Address, Covered, Insert, InsertError, Packet, Tables};
+use diolkos_datapath::{Address, Change, Insert, InsertError, Packet, Tables};
 
 use crate::scenarios::world::{NOW, World};
 use crate::scenarios::{Fault, Input, Redirect};
@@ -60,18 +60,19 @@ impl Packet for ModelPacket {
     }
 
     /// As the kernel does it for a packet whose checksum is complete: the new words are added, the old ones taken off.
-    fn fix_checksum(&mut self, at: usize, from: u32, to: u32, _: Covered) -> Option<()> {
+    fn fix_checksum(&mut self, at: usize, address: Change, ports: Change) -> Option<()> {
         if self.fault == Some(Fault::Checksum) {
             return None;
         }
         let field = self.bytes.get_mut(at..at + 2)?;
         let mut sum = u64::from(!u16::from_be_bytes([field[0], field[1]]));
-        let (from, to) = (from.to_ne_bytes(), to.to_ne_bytes());
-        for pair in to.chunks_exact(2) {
-            sum += u64::from(u16::from_be_bytes([pair[0], pair[1]]));
-        }
-        for pair in from.chunks_exact(2) {
-            sum += u64::from(!u16::from_be_bytes([pair[0], pair[1]]));
+        for Change { from, to } in [address, ports] {
+            for pair in to.to_ne_bytes().chunks_exact(2) {
+                sum += u64::from(u16::from_be_bytes([pair[0], pair[1]]));
+            }
+            for pair in from.to_ne_bytes().chunks_exact(2) {
+                sum += u64::from(!u16::from_be_bytes([pair[0], pair[1]]));
+            }
         }
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -120,6 +121,8 @@ pub struct ModelTables {
     world: World,
     pub flows: HashMap<Tuple, Flow>,
     pub socket: Option<SocketFlow>,
+    /// What the programs remember of devices.
+    pub sources: HashMap<u32, u64>,
     fault: Option<Fault>,
     /// Answer the first lookup of each element with another key's value, as a reader meets it whose element the
     /// kernel reuses at that moment.
@@ -130,7 +133,7 @@ pub struct ModelTables {
 impl ModelTables {
     pub fn new(world: &World, fault: Option<Fault>, stumbling: bool) -> Self {
         let flows = world.flows.iter().copied().collect();
-        Self { world: world.clone(), flows, socket: None, fault, stumbling, stumbled: false }
+        Self { world: world.clone(), flows, socket: None, sources: HashMap::new(), fault, stumbling, stumbled: false }
     }
 
     /// True every other time it is asked, beginning with the first.
@@ -198,6 +201,14 @@ impl Tables for ModelTables {
     fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
         let endpoint = find(&self.world.endpoints, address)?;
         Some(if self.stumbles() { Endpoint { tag: endpoint.tag ^ 1, ifindex: 0, ..endpoint } } else { endpoint })
+    }
+
+    fn source(&mut self, ifindex: u32) -> Option<u64> {
+        self.sources.get(&(ifindex % SOURCES)).copied().or(Some(0))
+    }
+
+    fn remember_source(&mut self, ifindex: u32, word: u64) {
+        self.sources.insert(ifindex % SOURCES, word);
     }
 
     fn route(&mut self, key: &RouteKey) -> Option<Route> {

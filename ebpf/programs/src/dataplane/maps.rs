@@ -1,7 +1,7 @@
 //! The maps, and the logic's view of them.
 
 use core::arch::asm;
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -14,7 +14,7 @@ use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{FLOWS, Flow, SocketFlow, TIME_SHIFT, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey};
+use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES};
 use diolkos_abi::service::{
     BACKENDS, Backend, FRONTENDS, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine,
 };
@@ -32,6 +32,8 @@ static BACKEND: Array<Backend> = Array::with_max_entries(BACKENDS, BPF_F_MMAPABL
 static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, BPF_F_NO_COMMON_LRU);
 #[map]
 static ENDPOINT: HashMap<Address, Endpoint> = HashMap::with_max_entries(ENDPOINTS, BPF_F_NO_PREALLOC);
+#[map]
+static SOURCE: Array<u64> = Array::with_max_entries(SOURCES, 0);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(NODES, 0);
 #[map]
@@ -168,6 +170,20 @@ impl Tables for Kernel {
     fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
         // SAFETY: the element's memory stays while the program runs; the caller compares the tag.
         unsafe { ENDPOINT.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn source(&mut self, ifindex: u32) -> Option<u64> {
+        // SAFETY: one volatile load of an aligned word.
+        SOURCE.get_ptr(ifindex & (SOURCES - 1)).map(|word| unsafe { read_volatile(word) })
+    }
+
+    #[inline(always)]
+    fn remember_source(&mut self, ifindex: u32, word: u64) {
+        if let Some(element) = SOURCE.get_ptr_mut(ifindex & (SOURCES - 1)) {
+            // SAFETY: one volatile store of an aligned word; the last writer wins.
+            unsafe { write_volatile(element, word) };
+        }
     }
 
     #[inline(always)]

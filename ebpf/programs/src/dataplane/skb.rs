@@ -9,7 +9,8 @@ use aya_ebpf::helpers::{
     bpf_skb_pull_data, bpf_skb_set_tunnel_key,
 };
 use diolkos_abi::config::features;
-use diolkos_datapath::{Covered, Packet};
+use diolkos_datapath::rewrite::adjust;
+use diolkos_datapath::{Change, Packet};
 
 use crate::maps::config;
 
@@ -50,6 +51,37 @@ impl Skb {
                 options(pure, nomem, nostack, preserves_flags));
         }
         (start + length <= end).then_some(start)
+    }
+}
+
+impl Skb {
+    /// The checksum at `at`, as it stands in the packet.
+    #[inline(always)]
+    fn checksum(&self, at: usize) -> Option<u16> {
+        let start = self.at(at, size_of::<u16>())?;
+        let value: u64;
+        // SAFETY: in bounds.
+        unsafe {
+            asm!("{value} = *(u16 *)({start} + 0)", value = out(reg) value, start = in(reg) start, options(readonly, nostack))
+        };
+        Some(value as u16)
+    }
+
+    #[inline(always)]
+    fn set_checksum(&mut self, at: usize, checksum: u16) -> Option<()> {
+        let start = self.at(at, size_of::<u16>())?;
+        // SAFETY: in bounds.
+        unsafe {
+            asm!("*(u16 *)({start} + 0) = {value}", value = in(reg) checksum as u64, start = in(reg) start, options(nostack))
+        };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn replace_checksum(&mut self, at: usize, change: Change, flags: u64) -> Option<()> {
+        let (from, to) = (change.from.into(), change.to.into());
+        // SAFETY: the context is the one the kernel passed in.
+        (unsafe { bpf_l4_csum_replace(self.skb, at as u32, from, to, flags | WORD as u64) } == 0).then_some(())
     }
 }
 
@@ -108,14 +140,26 @@ impl Packet for Skb {
         Some(())
     }
 
+    /// The kernel alone knows whether the checksum is complete or still the device's to compute; then the field holds
+    /// the sum of the pseudo header only, and ports do not concern it. What the first helper made of the field tells
+    /// which, and spares the second one, unless both ways lead to the same value.
     #[inline(always)]
-    fn fix_checksum(&mut self, at: usize, from: u32, to: u32, covered: Covered) -> Option<()> {
-        let flags = match covered {
-            Covered::Pseudo => BPF_F_PSEUDO_HDR as u64 | WORD as u64,
-            Covered::Segment => WORD as u64,
-        };
-        // SAFETY: the context is the one the kernel passed in.
-        (unsafe { bpf_l4_csum_replace(self.skb, at as u32, from as u64, to as u64, flags) } == 0).then_some(())
+    fn fix_checksum(&mut self, at: usize, address: Change, ports: Change) -> Option<()> {
+        let before = self.checksum(at)?;
+        self.replace_checksum(at, address, BPF_F_PSEUDO_HDR.into())?;
+        if ports.from == ports.to {
+            return Some(());
+        }
+        let after = self.checksum(at)?;
+        let complete = adjust(before, address.from, address.to);
+        let pending = !adjust(!before, address.from, address.to);
+        if complete == pending || (after != complete && after != pending) {
+            return self.replace_checksum(at, ports, 0);
+        }
+        if after == complete {
+            self.set_checksum(at, adjust(after, ports.from, ports.to))?;
+        }
+        Some(())
     }
 
     #[inline(always)]

@@ -1,0 +1,75 @@
+//! What a packet costs in each program, beside the least any program costs, in one interleaved run.
+//!
+//! Every program runs by `BPF_PROG_TEST_RUN` behind the same wrapper, which puts the packet's headers back before each
+//! repeat, gives it the source port of the next flow, and tail-calls the program. Times are CPU time of this thread
+//! over the system call, divided by the repeats; the loop of the kernel and the wrapper are in all of them. In each
+//! round the programs run in another order, and the ratios are those within a round.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "../tests/kernel/dataplane.rs"]
+mod dataplane;
+#[path = "datapath/report.rs"]
+mod report;
+#[path = "datapath/rows.rs"]
+mod rows;
+#[path = "../../ebpf/datapath/tests/scenarios/mod.rs"]
+mod scenarios;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use report::Report;
+use rows::Rows;
+
+#[derive(Parser)]
+struct Options {
+    /// Rounds, each with every program once.
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// Repeats of a program within a round.
+    #[arg(long, default_value_t = 250_000)]
+    repeat: u32,
+    /// Writes the rows as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes the table as Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Writes a chart.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// What `cargo bench` passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let mut rows = Rows::load();
+    let mut report = Report::new(rows.names());
+    for round in 0..options.rounds {
+        eprintln!("round {} of {}", round + 1, options.rounds);
+        for index in shuffled(rows.names().len(), round) {
+            report.add(index, rows.run(index, options.repeat));
+        }
+    }
+    print!("{}", report.markdown());
+    for (path, content) in
+        [(&options.json, report.json()), (&options.markdown, report.markdown()), (&options.svg, report.svg())]
+    {
+        if let Some(path) = path {
+            std::fs::write(path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        }
+    }
+}
+
+/// The numbers below `length` in an order that differs from round to round (Fisher and Yates, fed by a hash).
+fn shuffled(length: usize, round: u32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..length).collect();
+    for last in (1..length).rev() {
+        let dice = diolkos_abi::address::hash([round, last as u32]) as usize;
+        order.swap(last, dice % (last + 1));
+    }
+    order
+}
