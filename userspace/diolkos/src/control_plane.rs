@@ -16,6 +16,9 @@ pub(crate) struct ApiserverArgs {
     /// The address the other components reach this apiserver at.
     #[arg(long, value_name = "IP")]
     advertise_address: IpAddr,
+    /// A further name or address of the server certificate; may be repeated.
+    #[arg(long = "san", value_name = "NAME|IP")]
+    sans: Vec<String>,
     /// Certificates and keys; what is missing is made at the first start.
     #[arg(long, default_value = "/var/lib/diolkos/pki", value_name = "DIR")]
     cert_dir: PathBuf,
@@ -25,7 +28,7 @@ pub(crate) struct ApiserverArgs {
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
-    /// CA of etcd's certificate; required for https.
+    /// CA of etcd's certificate. Without it, the etcd certificates of --cert-dir are used.
     #[arg(long, value_name = "FILE")]
     etcd_cafile: Option<PathBuf>,
     /// Client certificate for etcd.
@@ -47,6 +50,7 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
     diolkos_apiserver::run(diolkos_apiserver::Options {
         listen: args.listen,
         advertise_address: args.advertise_address,
+        names: args.sans,
         cert_dir: args.cert_dir,
         service_cidr: args.service_cidr,
         etcd,
@@ -87,7 +91,7 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs) -> anyhow::R
     .await
 }
 
-fn read(path: Option<PathBuf>) -> anyhow::Result<Option<Vec<u8>>> {
+fn read(path: Option<PathBuf>) -> anyhow::Result<Option<String>> {
     let Some(path) = path else { return Ok(None) };
-    std::fs::read(&path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+    std::fs::read_to_string(&path).map(Some).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use diolkos_apiserver::pki::Pki;
 
 #[derive(Args)]
 pub(crate) struct PkiArgs {
@@ -44,11 +45,12 @@ enum PkiCommand {
 pub(crate) fn run(args: PkiArgs) -> anyhow::Result<()> {
     match args.command {
         PkiCommand::Init { cert_dir, sans } => {
-            diolkos_apiserver::pki::init(&cert_dir, &sans)?;
+            Pki::open(&cert_dir, &sans)?;
             println!("certificates are in {}", cert_dir.display());
         }
         PkiCommand::Kubeconfig { cert_dir, server, user, groups, output } => {
-            diolkos_apiserver::pki::write_kubeconfig(&cert_dir, &server, &user, &groups, &output)?;
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            Pki::open(&cert_dir, &[])?.write_kubeconfig(&server, &user, &groups, &output)?;
             println!("{user} is in {}", output.display());
         }
     }
