@@ -97,6 +97,19 @@ fn only_refusals_of_the_kernel_run_on_the_host_alone() {
     }
 }
 
+#[test]
+fn a_remembered_device_still_sends_only_from_its_own_address() {
+    let scenarios = scenarios::all();
+    let named = |name: &str| scenarios.iter().find(|scenario| scenario.name == name).unwrap();
+    let (own, stolen) = (named("a_pod_reaches_a_pod_of_its_node"), named("the_source_of_another_pod_drops"));
+    let mut tables = ModelTables::new(&own.world, None, false);
+    for scenario in [own, stolen, own] {
+        let mut packet = ModelPacket::new(&scenario.input, usize::MAX, None);
+        assert_eq!(run(scenario, &mut packet, &mut tables), scenario.expect.outcome, "{}", scenario.name);
+        assert_eq!(tables.sources.len(), 1, "{}", scenario.name);
+    }
+}
+
 fn socket_scenarios() -> Vec<scenarios::sockets::SocketScenario> {
     scenarios::sockets::all("127.0.0.1:8080".parse().unwrap(), "127.0.0.1:8081".parse().unwrap())
 }

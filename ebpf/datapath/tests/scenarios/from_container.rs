@@ -43,11 +43,11 @@ fn direct() -> Vec<Scenario> {
     let outside = Frame::tcp(FROM, (OUTSIDE, 443), SYN);
     let world = World::new;
     vec![
-        sent("a_pod_reaches_a_pod_of_its_node", world(), local.bytes()).to_pod(SERVER_IFINDEX, at_server(&local)),
+        sent("a_pod_reaches_a_pod_of_its_node", world(), local.bytes()).reaches_pod(SERVER_IFINDEX, at_server(&local)),
         sent("a_pod_opens_a_connection_to_a_pod_of_its_node", world(), opening.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&opening)),
-        sent("a_pod_reaches_a_pod_of_another_node", world(), remote.bytes()).to_node_2(at_overlay(&remote)),
-        sent("a_pod_reaches_itself", world(), Frame::tcp(FROM, (CLIENT, 80), ACK).bytes()).to_pod(
+            .reaches_pod(SERVER_IFINDEX, at_server(&opening)),
+        sent("a_pod_reaches_a_pod_of_another_node", world(), remote.bytes()).reaches_node_2(at_overlay(&remote)),
+        sent("a_pod_reaches_itself", world(), Frame::tcp(FROM, (CLIENT, 80), ACK).bytes()).reaches_pod(
             CLIENT_IFINDEX,
             Frame {
                 to_mac: POD_MAC,
@@ -57,10 +57,10 @@ fn direct() -> Vec<Scenario> {
             }
             .bytes(),
         ),
-        sent("udp_between_pods_is_delivered", world(), udp.bytes()).to_pod(SERVER_IFINDEX, at_server(&udp)),
-        sent("udp_to_another_node_is_delivered", world(), remote_udp.bytes()).to_node_2(at_overlay(&remote_udp)),
+        sent("udp_between_pods_is_delivered", world(), udp.bytes()).reaches_pod(SERVER_IFINDEX, at_server(&udp)),
+        sent("udp_to_another_node_is_delivered", world(), remote_udp.bytes()).reaches_node_2(at_overlay(&remote_udp)),
         sent("udp_to_a_tcp_service_is_left_to_the_stack", world(), udp_to_service.bytes()).verdict(Verdict::Stack),
-        sent("a_ping_between_pods_is_delivered", world(), ping.bytes()).to_pod(SERVER_IFINDEX, at_server(&ping)),
+        sent("a_ping_between_pods_is_delivered", world(), ping.bytes()).reaches_pod(SERVER_IFINDEX, at_server(&ping)),
         sent("the_gateway_address_is_the_host", world(), gateway.bytes()).verdict(Verdict::Stack),
         sent("the_outside_is_left_to_the_stack", world(), outside.bytes()).verdict(Verdict::Stack),
         sent("arp_is_left_to_the_stack", world(), arp()),
@@ -91,7 +91,7 @@ fn believed() -> Vec<Scenario> {
         sent("a_hop_limit_of_zero_drops", World::new(), Frame { ttl: 0, ..local.clone() }.bytes())
             .drops(DropReason::HopLimit),
         sent("a_hop_limit_of_two_is_the_last_to_arrive", World::new(), Frame { ttl: 2, ..local.clone() }.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&Frame { ttl: 2, ..local })),
+            .reaches_pod(SERVER_IFINDEX, at_server(&Frame { ttl: 2, ..local })),
     ]
 }
 
@@ -136,9 +136,9 @@ fn fragments() -> Vec<Scenario> {
         sent("a_later_fragment_to_a_service_has_no_ports", World::serving(&[super::world::LOCAL]), later.bytes())
             .verdict(Verdict::Stack),
         sent("a_later_fragment_to_a_pod_is_delivered", World::new(), middle.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&middle)),
+            .reaches_pod(SERVER_IFINDEX, at_server(&middle)),
         sent("a_last_fragment_shorter_than_a_tcp_header_is_delivered", World::new(), tiny.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&tiny)),
+            .reaches_pod(SERVER_IFINDEX, at_server(&tiny)),
     ]
 }
 

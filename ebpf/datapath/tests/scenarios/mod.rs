@@ -104,14 +104,14 @@ impl Scenario {
     }
 
     /// Handed to the pod behind `ifindex` as these bytes.
-    pub fn to_pod(mut self, ifindex: u32, bytes: Vec<u8>) -> Self {
+    pub fn reaches_pod(mut self, ifindex: u32, bytes: Vec<u8>) -> Self {
         self.expect.bytes = bytes;
         self.expect.redirect = Some(Redirect::Pod(ifindex));
         self.verdict(Verdict::Pod)
     }
 
     /// Handed to the overlay device as these bytes, for node 2.
-    pub fn to_node_2(mut self, bytes: Vec<u8>) -> Self {
+    pub fn reaches_node_2(mut self, bytes: Vec<u8>) -> Self {
         self.expect.bytes = bytes;
         self.expect.mark = diolkos_abi::config::ENCAPSULATED_MARK;
         self.expect.redirect = Some(Redirect::Device(world::OVERLAY_IFINDEX));

@@ -38,20 +38,20 @@ fn arriving() -> Vec<Scenario> {
     let opening = from_node_2(Frame::tcp(FAR_END, FROM, SYN));
     vec![
         arrives("a_pod_is_reached_from_another_node", World::new(), data.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&data)),
+            .reaches_pod(SERVER_IFINDEX, at_server(&data)),
         arrives("a_connection_from_another_node_opens", World::new(), syn.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&syn)),
+            .reaches_pod(SERVER_IFINDEX, at_server(&syn)),
         arrives("udp_from_another_node_is_delivered", World::new(), udp.bytes())
-            .to_pod(SERVER_IFINDEX, at_server(&udp)),
+            .reaches_pod(SERVER_IFINDEX, at_server(&udp)),
         arrives(
             "the_reply_of_a_remote_backend_carries_the_cluster_ip",
             World::new().with_flows(&known),
             answer.bytes(),
         )
-        .to_pod(CLIENT_IFINDEX, at_client(VIP, &answer))
+        .reaches_pod(CLIENT_IFINDEX, at_client(VIP, &answer))
         .leaves(&[known[0], connection(FROM, FAR, FAR_END, NOW)[1]]),
         arrives("a_syn_is_no_reply", World::new().with_flows(&known), opening.bytes())
-            .to_pod(CLIENT_IFINDEX, at_client(FAR_END, &opening)),
+            .reaches_pod(CLIENT_IFINDEX, at_client(FAR_END, &opening)),
         arrives("the_gateway_address_takes_replies_to_the_host", World::new(), gateway.bytes()).verdict(Verdict::Stack),
         arrives("ipv6_from_the_overlay_is_left_to_the_stack", World::new(), ipv6()),
     ]

@@ -55,37 +55,37 @@ fn opening() -> Vec<Scenario> {
     external_flows[1] = reply(FROM, (OUTSIDE, 80), LOCAL, LOCAL_END, NOW);
     vec![
         opens("a_syn_to_a_cluster_ip_reaches_the_local_backend", World::serving(&[LOCAL]))
-            .to_pod(SERVER_IFINDEX, to_local(&syn()))
+            .reaches_pod(SERVER_IFINDEX, to_local(&syn()))
             .leaves(&local_now()),
         opens("a_syn_to_a_cluster_ip_reaches_the_remote_backend", World::serving(&[FAR]))
-            .to_node_2(to_far(&syn()))
+            .reaches_node_2(to_far(&syn()))
             .leaves(&far_now()),
         opens("a_remote_backend_of_unknown_node_is_routed", World::serving(&[FAR]).with_backend(FAR, |b| b.node = 0))
-            .to_node_2(to_far(&syn()))
+            .reaches_node_2(to_far(&syn()))
             .leaves(&far_now()),
         opens("a_backend_on_the_host_network_is_left_to_the_stack", World::serving(&[HOST_NETWORK]))
             .becomes(Verdict::Stack, Frame { destination: HOST_END, ..syn() }.bytes())
             .leaves(&connection(FROM, HOST_NETWORK, HOST_END, NOW)),
         sent("ip_options_are_stepped_over", World::serving(&[LOCAL]), options.bytes())
-            .to_pod(SERVER_IFINDEX, to_local(&options))
+            .reaches_pod(SERVER_IFINDEX, to_local(&options))
             .leaves(&local_now()),
         sent("a_first_fragment_has_ports", World::serving(&[LOCAL]), first_fragment.bytes())
-            .to_pod(SERVER_IFINDEX, to_local(&first_fragment))
+            .reaches_pod(SERVER_IFINDEX, to_local(&first_fragment))
             .leaves(&local_now()),
         sent("a_service_outside_the_service_cidr_is_found", elsewhere, external.bytes())
-            .to_pod(SERVER_IFINDEX, to_local(&external))
+            .reaches_pod(SERVER_IFINDEX, to_local(&external))
             .leaves(&external_flows),
         opens(
             "a_syn_selects_anew_whatever_conntrack_holds",
             World::serving(&[LOCAL]).with_flows(&connection(FROM, FAR, FAR_END, BEFORE)),
         )
-        .to_pod(SERVER_IFINDEX, to_local(&syn()))
+        .reaches_pod(SERVER_IFINDEX, to_local(&syn()))
         .leaves(&[local_now()[0], local_now()[1], reply(FROM, VIP, FAR, FAR_END, BEFORE)]),
         opens(
             "a_repeated_syn_keeps_its_backend",
             World::serving(&[LOCAL]).with_flows(&connection(FROM, LOCAL, LOCAL_END, BEFORE)),
         )
-        .to_pod(SERVER_IFINDEX, to_local(&syn()))
+        .reaches_pod(SERVER_IFINDEX, to_local(&syn()))
         .leaves(&local_now()),
     ]
 }
@@ -139,23 +139,23 @@ fn established() -> Vec<Scenario> {
             World::new().with_flows(&known(LOCAL, LOCAL_END)),
             data.bytes(),
         )
-        .to_pod(SERVER_IFINDEX, to_local(&data))
+        .reaches_pod(SERVER_IFINDEX, to_local(&data))
         .leaves(&[local_now()[0], known(LOCAL, LOCAL_END)[1]]),
         sent(
             "an_established_connection_stays_with_its_remote_backend",
             World::serving(&[LOCAL]).with_flows(&known(FAR, FAR_END)),
             data.bytes(),
         )
-        .to_node_2(to_far(&data))
+        .reaches_node_2(to_far(&data))
         .leaves(&[far_now()[0], known(FAR, FAR_END)[1]]),
         sent("a_fin_is_remembered", World::new().with_flows(&known(LOCAL, LOCAL_END)), fin.bytes())
-            .to_pod(SERVER_IFINDEX, to_local(&fin))
+            .reaches_pod(SERVER_IFINDEX, to_local(&fin))
             .leaves(&flagged(FIN)),
         sent("a_reset_is_remembered", World::new().with_flows(&known(LOCAL, LOCAL_END)), rst.bytes())
-            .to_pod(SERVER_IFINDEX, to_local(&rst))
+            .reaches_pod(SERVER_IFINDEX, to_local(&rst))
             .leaves(&flagged(RESET)),
         sent("an_unknown_connection_is_balanced_by_its_tuple", World::serving(&[FAR, FAR, FAR]), data.bytes())
-            .to_node_2(to_far(&data))
+            .reaches_node_2(to_far(&data))
             .leaves(&far_now()),
     ]
 }
@@ -172,7 +172,8 @@ fn healing() -> Vec<Scenario> {
     half_dead.slots.retain(|(index, _)| *index != base);
     half_dead.slots.push((base, FAR));
     let half_dead = half_dead.with_backend(FAR, |backend| backend.state = backend_state::DEAD);
-    let healing = |name, world| sent(name, world, data.bytes()).to_pod(SERVER_IFINDEX, to_local(&data)).leaves(&healed);
+    let healing =
+        |name, world| sent(name, world, data.bytes()).reaches_pod(SERVER_IFINDEX, to_local(&data)).leaves(&healed);
     vec![
         healing(
             "a_stale_generation_heals_on_the_next_packet",
@@ -184,7 +185,7 @@ fn healing() -> Vec<Scenario> {
         ),
         healing("a_flow_with_a_strange_tag_is_a_miss", strange),
         opens("a_dead_backend_in_the_row_is_passed_over", half_dead)
-            .to_pod(SERVER_IFINDEX, to_local(&syn()))
+            .reaches_pod(SERVER_IFINDEX, to_local(&syn()))
             .leaves(&local_now()),
     ]
 }
@@ -202,10 +203,10 @@ fn replies() -> Vec<Scenario> {
     let (key, flow) = local_now()[1];
     vec![
         sent("the_reply_of_a_local_backend_carries_the_cluster_ip", World::new().with_flows(&known), &answer)
-            .to_pod(CLIENT_IFINDEX, at_client(&answer))
+            .reaches_pod(CLIENT_IFINDEX, at_client(&answer))
             .leaves(&[known[0], local_now()[1]]),
         sent("the_fin_of_a_backend_is_remembered", World::new().with_flows(&known), &fin)
-            .to_pod(CLIENT_IFINDEX, at_client(&fin))
+            .reaches_pod(CLIENT_IFINDEX, at_client(&fin))
             .leaves(&[known[0], (key, Flow { flags: flow.flags | FIN, ..flow })]),
     ]
 }
@@ -223,13 +224,13 @@ fn collisions() -> Vec<Scenario> {
     let flagged = |flows: &[(Tuple, Flow)], flags: u16| -> Vec<(Tuple, Flow)> {
         flows.iter().map(|(key, flow)| (*key, Flow { flags: flow.flags | flags, ..*flow })).collect()
     };
-    let replaced = |name, world| opens(name, world).to_pod(SERVER_IFINDEX, to_local(&syn()));
+    let replaced = |name, world| opens(name, world).reaches_pod(SERVER_IFINDEX, to_local(&syn()));
     vec![
         opens(
             "a_taken_reply_tuple_moves_the_connection_to_another_backend",
             World::serving(&row).with_flows(&[theirs, their_forward]),
         )
-        .to_node_2(to_far(&syn()))
+        .reaches_node_2(to_far(&syn()))
         .leaves(&[seen(theirs, 0), seen(their_forward, 0), far_now()[0], far_now()[1]]),
         opens(
             "a_reply_tuple_taken_on_every_backend_refuses",
