@@ -158,11 +158,14 @@ impl Client {
     }
 
     async fn read_to(&mut self, cache: &Cache, last: Revision) {
-        while self.position.is_none_or(|position| position < last) {
+        within("the last event", async {
+            while self.position.is_none_or(|position| position < last) {
+                self.read(cache, usize::MAX).await;
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
             self.read(cache, usize::MAX).await;
-            tokio::task::yield_now().await;
-        }
-        self.read(cache, usize::MAX).await;
+        })
+        .await;
     }
 
     fn disconnect(&mut self) {
