@@ -1,6 +1,6 @@
 //! What the apiserver knows of each kind: a table that is built at run time, so that more rows can come later.
 
-pub mod apps;
+mod apps;
 mod cell;
 mod config;
 mod coordination;
@@ -10,7 +10,7 @@ pub mod names;
 mod namespace;
 mod networking;
 mod node;
-pub mod pod;
+mod pod;
 mod pod_column;
 mod pod_spec;
 mod rule;

@@ -1,4 +1,4 @@
-//! Deployment and ReplicaSet, and their scale.
+//! Deployment and ReplicaSet.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta_v1;
@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::cell::{AGE, CONTAINERS, IMAGES, NAME, column, number, wide};
-use super::rule::{copy_field, object_at, set_default, text};
+use super::rule::{object_at, set_default, text};
 use super::{Causes, Kind, PART_VERBS, Rules, STATUS, SelectableField, Subresource, names, pod_spec, row, rules};
 use crate::selector::LabelSelector;
 
@@ -75,26 +75,6 @@ pub(super) fn replica_set() -> Kind {
         }],
         generation: true,
         ..row::<ReplicaSet>("replicaset", columns, rules)
-    }
-}
-
-/// The Scale of a Deployment or ReplicaSet.
-pub fn scale(object: &Value) -> Value {
-    let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        copy_field(&object["metadata"], &mut scale["metadata"], field);
-    }
-    let selector = selector_text(object);
-    scale["spec"] = json!({"replicas": count(&object["spec"]["replicas"])});
-    scale["status"] = json!({"replicas": count(&object["status"]["replicas"]), "selector": selector});
-    scale
-}
-
-/// Writes a Scale into the object it is of: the replicas, and the version that must still be the present one.
-pub fn apply_scale(object: &mut Value, scale: &Value) {
-    object["spec"]["replicas"] = count(&scale["spec"]["replicas"]).into();
-    if scale["metadata"]["resourceVersion"].is_string() {
-        copy_field(&scale["metadata"], &mut object["metadata"], "resourceVersion");
     }
 }
 

@@ -1,15 +1,13 @@
 //! Pod.
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cell::{AGE, NAME, NONE, column, text_or, wide};
 use super::pod_spec::CONTAINER_LISTS;
-use super::rule::{items, items_mut, object_at, text};
+use super::rule::{items, items_mut, text};
 use super::{Causes, Kind, Rules, STATUS, SelectableField, Subresource, names, pod_column, pod_spec, row, rules};
 use crate::quantity::Quantity;
-use crate::status::{Failure, GroupResource};
 
 pub(super) fn pod() -> Kind {
     let columns = vec![
@@ -42,59 +40,6 @@ pub(super) fn pod() -> Kind {
         fields: fields(),
         generation: true,
         ..row::<Pod>("pod", columns, rules)
-    }
-}
-
-/// Puts a pod on the node that a Binding names. Fails with 409 when it is on one already, is being deleted, or is not
-/// the pod that was meant.
-pub fn bind(pod: &mut Value, binding: &Value, now: Timestamp) -> Result<(), Failure> {
-    let name = text(&pod["metadata"]["name"]).to_owned();
-    let refused = |why: String| Failure::conflict(GroupResource { group: "", resource: "pods/binding" }, &name, &why);
-    let node = text(&binding["target"]["name"]);
-    if node.is_empty() || !matches!(text(&binding["target"]["kind"]), "" | "Node") {
-        return Err(Failure::bad_request("Binding: target must be a Node with a name"));
-    }
-    let uid = text(&binding["metadata"]["uid"]);
-    let own_uid = text(&pod["metadata"]["uid"]);
-    if !uid.is_empty() && uid != own_uid {
-        return Err(refused(format!(
-            "the UID in the precondition ({uid}) does not match the UID in record ({own_uid})"
-        )));
-    }
-    if !pod["metadata"]["deletionTimestamp"].is_null() {
-        return Err(refused(format!("pod {name} is being deleted, cannot be assigned to a host")));
-    }
-    let present = text(&pod["spec"]["nodeName"]);
-    if !present.is_empty() {
-        return Err(refused(format!("pod {name} is already assigned to node \"{present}\"")));
-    }
-    pod["spec"]["nodeName"] = node.into();
-    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
-        if let Some(annotations) = object_at(&mut pod["metadata"], "annotations") {
-            annotations[key.as_str()] = value.clone();
-        }
-    }
-    set_scheduled(pod, now);
-    Ok(())
-}
-
-fn set_scheduled(pod: &mut Value, now: Timestamp) {
-    let time = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
-    let condition =
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time});
-    if let Some(status) = object_at(pod, "status") {
-        if !status["conditions"].is_array() {
-            status["conditions"] = json!([]);
-        }
-        let mut conditions = items_mut(status, "conditions");
-        if let Some(present) = conditions.find(|condition| condition["type"] == "PodScheduled") {
-            *present = condition;
-            return;
-        }
-        drop(conditions);
-        if let Some(conditions) = status["conditions"].as_array_mut() {
-            conditions.push(condition);
-        }
     }
 }
 
@@ -153,14 +98,20 @@ fn initial_status(pod: &Value) -> Option<Value> {
 
 /// The class by which a node chooses what to give up first.
 fn quality(pod: &Value) -> &'static str {
-    let amount =
-        |list: &Value, name: &str| Quantity::parse(text(&list[name])).ok().filter(|amount| *amount > Quantity::ZERO);
+    // Defaults may not have been given yet: numbers stand for themselves.
+    let amount = |list: &Value, name: &str| {
+        let value = &list[name];
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Quantity::parse(&text).ok().filter(|amount| *amount > Quantity::ZERO)
+    };
     let (mut any, mut guaranteed) = (false, true);
     for container in CONTAINER_LISTS.into_iter().flat_map(|list| items(&pod["spec"][list])) {
         let resources = &container["resources"];
         for name in ["cpu", "memory"] {
-            let (request, limit) = (amount(&resources["requests"], name), amount(&resources["limits"], name));
-            any |= request.is_some() || limit.is_some();
+            let limit = amount(&resources["limits"], name);
+            // What is limited and not requested is requested as it is limited.
+            let request = amount(&resources["requests"], name).or(limit);
+            any |= request.is_some();
             guaranteed &= limit.is_some() && request == limit;
         }
     }

@@ -1,0 +1,8 @@
+//! The controllers against a model of the cluster: the real kinds with their defaults and rules, no I/O.
+#![allow(clippy::unwrap_used)]
+
+mod deployments;
+mod garbage;
+mod model;
+mod nodes;
+mod slices;
