@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 use bench::{Bench, container, pod};
 use diolkos_kubelet::runtime::conformance::{CASES, OBEDIENT};
 use diolkos_tests::eventually;
+use diolkos_tests::image::{self, ImageSpec};
 use serde_json::json;
 
 /// Longest wait for anything on a busy machine with two cores.
@@ -58,6 +59,25 @@ fn a_pod_runs_with_its_network_volumes_limits_and_logs() -> Result<()> {
     let id = main.container_id.as_deref().unwrap_or_default().trim_start_matches("containerd://").to_owned();
     let limit = bench.memory_limit(&uid, &id)?;
     ensure!(limit.trim() == (64 << 20).to_string(), "the memory limit is {limit:?}");
+    Ok(())
+}
+
+#[test]
+fn an_image_brings_the_libraries_of_its_programs() -> Result<()> {
+    let mut bench = Bench::start()?;
+    bench.import(&[ImageSpec::iperf3()?])?;
+    let mut main = container("main", &["iperf3", "--version"]);
+    main["image"] = json!(image::IPERF3);
+    let spec = json!({"hostNetwork": true, "restartPolicy": "Never", "containers": [main]});
+    let uid = bench.cluster.create_pod(pod("web", spec));
+    bench.start_kubelet()?;
+    eventually("the pod has succeeded", PATIENCE, || {
+        let phase = bench.status("web")?.phase;
+        ensure!(phase.as_deref() == Some("Succeeded"), "it is {phase:?}");
+        Ok(())
+    })?;
+    let text = fs::read_to_string(bench.directory().join(format!("logs/default_web_{uid}/main/0.log")))?;
+    ensure!(text.contains(" stdout F iperf 3."), "it said {text:?}");
     Ok(())
 }
 

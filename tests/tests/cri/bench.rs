@@ -56,12 +56,16 @@ impl Bench {
         let bench = Bench { cluster: ModelCluster::default(), kubelet: None, tokio, containerd, spaces, guard };
         eventually("containerd answers", START, || bench.ctr(&["version"]).map(drop))
             .with_context(|| bench.containerd.tail())?;
-        let images =
-            image::build_all(&[ImageSpec::pause()?, ImageSpec::busybox()?], &bench.directory().join("images"))?;
-        for file in images {
-            bench.ctr(&["images", "import", &file.to_string_lossy()])?;
-        }
+        bench.import(&[ImageSpec::pause()?, ImageSpec::busybox()?])?;
         Ok(bench)
+    }
+
+    /// Builds images and gives them to containerd.
+    pub(crate) fn import(&self, specs: &[ImageSpec]) -> Result<()> {
+        for file in image::build_all(specs, &self.directory().join("images"))? {
+            self.ctr(&["images", "import", &file.to_string_lossy()])?;
+        }
+        Ok(())
     }
 
     pub(crate) fn start_kubelet(&mut self) -> Result<()> {
