@@ -21,9 +21,6 @@ pub const IPERF3: &str = "registry.local/diolkos/iperf3:1";
 /// Waits, and ends at once when asked: without a handler, TERM would pass by the first process of a namespace.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 2147483647 & wait $!; done";
 const SEARCH_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// All shared libraries of an image lie in /lib, wherever this machine keeps them.
-const LIBRARY_PATH: &str = "LD_LIBRARY_PATH=/lib";
-
 /// What goes into an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageSpec {
@@ -84,7 +81,7 @@ pub fn build(spec: &ImageSpec, out: &Path) -> Result<()> {
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Env": [SEARCH_PATH, LIBRARY_PATH], "Entrypoint": spec.entrypoint, "Cmd": spec.command},
+        "config": {"Env": [SEARCH_PATH], "Entrypoint": spec.entrypoint, "Cmd": spec.command},
         // The layer is not compressed, so its digest is that of its content.
         "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
         "history": [{"created_by": "diolkos"}],
@@ -125,17 +122,7 @@ fn fill(spec: &ImageSpec, root: &Path) -> Result<()> {
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     for (from, to) in &spec.programs {
-        copy(from, &inside(root, to))?;
-        for library in libraries(from)? {
-            // The loader is named in the program by its full path; the others are found by name.
-            let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let to = if name.starts_with("ld-") {
-                inside(root, &library.to_string_lossy())
-            } else {
-                root.join("lib").join(name)
-            };
-            copy(&library, &to)?;
-        }
+        add_program(from, to, root)?;
     }
     for (path, target) in &spec.links {
         let path = inside(root, path);
@@ -144,6 +131,28 @@ fn fill(spec: &ImageSpec, root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A static program as it is. Another one with its libraries in a directory of its own, started by a script that
+/// names it: a static busybox that finds a C library on the usual path loads parts of it, and crashes.
+fn add_program(from: &Path, to: &str, root: &Path) -> Result<()> {
+    let libraries = libraries(from)?;
+    if libraries.is_empty() {
+        return copy(from, &inside(root, to));
+    }
+    let name = from.file_name().unwrap_or_default().to_string_lossy();
+    let own = format!("/usr/lib/{name}");
+    copy(from, &inside(root, &format!("{own}/{name}")))?;
+    for library in libraries {
+        // The loader is named in the program by its full path; the others are found by name.
+        let file = library.file_name().unwrap_or_default().to_string_lossy();
+        let place =
+            if file.starts_with("ld-") { library.to_string_lossy().into_owned() } else { format!("{own}/{file}") };
+        copy(&library, &inside(root, &place))?;
+    }
+    let script = inside(root, to);
+    fs::write(&script, format!("#!/bin/sh\nLD_LIBRARY_PATH={own} exec {own}/{name} \"$@\"\n"))?;
+    Ok(fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?)
 }
 
 fn inside(root: &Path, path: &str) -> PathBuf {
