@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use diolkos_tests::{Cluster, ClusterConfig, Pod, image, iperf, tools};
+use diolkos_tests::cluster::images;
+use diolkos_tests::{Cluster, ClusterConfig, Pod, iperf, tools};
 use serde_json::{Value, json};
 
 /// Short connections to the Service over all replicas, from the pod and from its node each.
@@ -37,14 +38,24 @@ struct Arguments {
     keep: bool,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let images = image::build()?;
-    let config = ClusterConfig { nodes: arguments.nodes, images, progress: step, ..ClusterConfig::default() };
+    step("building the images");
+    let config =
+        ClusterConfig { nodes: arguments.nodes, images: images()?, progress: step, ..ClusterConfig::default() };
     let mut cluster = Cluster::start(&config)?;
     let demo = Demo::prepare(&mut cluster, start).map_err(|error| cluster.explain(error))?;
-    let result = demo.measure(&cluster, &arguments).map_err(|error| cluster.explain(error))?;
+    let result = demo.measure(&cluster, arguments).map_err(|error| cluster.explain(error))?;
     result.print();
     if let Some(file) = &arguments.json {
         fs::write(file, format!("{:#}\n", result.to_json(arguments.nodes)))
@@ -96,9 +107,9 @@ impl Demo {
         let service = cluster.service_field("iperf3", "clusterIP")?;
         let measured = cluster.service_field("iperf3-measured", "clusterIP")?;
         cluster.wait("the Services answer from the pod and from its node", PODS, |cluster| {
-            cluster.exec(&client, &["nc", "-z", "-w", "2", &measured, "5201"])?;
-            cluster.exec(&client, &["wget", "-q", "-T", "2", "-O", "-", &format!("http://{service}/")])?;
-            cluster.node_named(&client.node)?.exec(&["busybox", "nc", "-z", "-w", "2", &measured, "5201"]).map(drop)
+            cluster.exec(&client, &[&["iperf3"], &iperf::probe(&measured)[..]].concat())?;
+            cluster.exec(&client, &["timeout", "2", "nc", &service, "80"])?;
+            cluster.node_named(&client.node)?.exec(&[&["iperf3"], &iperf::probe(&measured)[..]].concat()).map(drop)
         })?;
         let ready_seconds = start.elapsed().as_secs_f64();
         step("the Services answer");
@@ -141,12 +152,12 @@ impl Demo {
 
     /// Many short connections; who answered each.
     fn connect(&self, cluster: &Cluster, measured: &mut Measured) -> Result<()> {
-        let script = |wget: &str| {
-            let get = format!("{wget} -q -T 3 -O - http://{}/", self.service);
-            format!("for i in $(seq {CONNECTIONS}); do {get} || echo failed; done")
+        let script = |nc: &str| {
+            let connect = format!("timeout 3 {nc} {} 80 < /dev/null", self.service);
+            format!("for i in $(seq {CONNECTIONS}); do {connect} || echo failed; done")
         };
-        let pod = cluster.exec(&self.client, &["sh", "-c", &script("wget")])?;
-        let host = cluster.node_named(&self.client.node)?.exec(&["sh", "-c", &script("busybox wget")])?;
+        let pod = cluster.exec(&self.client, &["sh", "-c", &script("nc")])?;
+        let host = cluster.node_named(&self.client.node)?.exec(&["sh", "-c", &script("busybox nc")])?;
         for answer in pod.lines().chain(host.lines()) {
             match answer {
                 "failed" => measured.failed += 1,

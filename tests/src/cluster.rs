@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use crate::eventually;
 use crate::guard::Guard;
+use crate::image::{self, ImageSpec};
 use crate::process::Process;
 use crate::space::{Space, Spaces, finish};
+use crate::tools;
 
 mod control_plane;
 mod network;
@@ -124,7 +126,7 @@ impl Cluster {
 
     /// kubectl as the administrator; what it printed.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.control().command("kubectl");
+        let mut command = self.control().bounded("kubectl");
         command.arg("--kubeconfig").arg(&self.admin).args(["--request-timeout", "20s"]).args(arguments);
         // Its cache of discovery belongs to this cluster.
         command.env("HOME", self.directory()).env_remove("KUBECONFIG");
@@ -195,8 +197,13 @@ impl Cluster {
     pub fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
         let servers = self.control_plane.iter_mut().chain(self.nodes.iter_mut().flat_map(Node::servers));
         let logs: String = servers.map(|server| format!("--- {}\n{}\n", server.name(), server.tail())).collect();
-        error.context(format!("the cluster does not do what it should. The servers last said:\n{logs}"))
+        anyhow::anyhow!("{error:#}\n\nThe servers last said:\n{logs}\n{error:#}")
     }
+}
+
+/// Builds the images that the examples and the tests use into target/images.
+pub fn images() -> Result<Vec<PathBuf>> {
+    image::build_all(&[ImageSpec::pause()?, ImageSpec::iperf3()?], &tools::root().join("target/images"))
 }
 
 /// The objects of a list.

@@ -16,6 +16,11 @@ pub fn arguments(address: &str, seconds: u32) -> Vec<String> {
     ["--client", address, "--time", &seconds, "--json", "--connect-timeout", "3000"].map(str::to_owned).into()
 }
 
+/// Arguments of a client that only finds out whether the server answers.
+pub fn probe(address: &str) -> [&str; 6] {
+    ["--client", address, "--bytes", "1K", "--connect-timeout", "1000"]
+}
+
 /// Runs a client, made by `command` for each attempt; Gbit/s as the server received them.
 pub fn measure(mut command: impl FnMut() -> Result<Command>) -> Result<f64> {
     let start = Instant::now();

@@ -11,7 +11,9 @@ use crate::eventually;
 use crate::space::Space;
 
 /// Lines of a log shown when its server fails.
-const TAIL: usize = 20;
+const TAIL: usize = 8;
+/// Longer lines are cut.
+const LINE: usize = 400;
 /// A server has to end this soon after SIGTERM.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -62,7 +64,8 @@ impl Process {
     pub fn tail(&self) -> String {
         let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        let shown = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("    {line}\n"));
+        let shown = lines[lines.len().saturating_sub(TAIL)..].iter();
+        let shown = shown.map(|line| format!("    {}\n", line.chars().take(LINE).collect::<String>()));
         format!("{}  ({})", shown.collect::<String>(), self.log.display())
     }
 

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::tools;
+
+/// How long a command may take that a test waits for.
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// The first process of the cluster: it adopts and reaps what daemons leave behind.
 const INIT: &str = "mount -t tmpfs tmpfs /run && ip link set lo up && echo $$ || exit 1
@@ -46,6 +50,13 @@ impl Space {
         command
     }
 
+    /// A command inside that is ended after [`LIMIT`]: for what has to answer soon.
+    pub fn bounded(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.command("timeout");
+        command.arg("--kill-after=5").arg(LIMIT.as_secs().to_string()).arg(program.as_ref());
+        command
+    }
+
     /// nsenter into the namespaces; its next argument is the program.
     pub fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
@@ -60,7 +71,7 @@ impl Space {
     /// Runs to the end and returns what it printed; an error carries what it complained about.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
         let (program, arguments) = argv.split_first().context("no program to run")?;
-        finish(self.command(program).args(arguments), argv)
+        finish(self.bounded(program).args(arguments), argv)
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -195,7 +206,7 @@ fn spawn_init() -> Result<(Child, u32)> {
 }
 
 fn environment(command: &mut Command) {
-    command.env("PATH", tools::path());
+    command.env("PATH", tools::path()).env("NO_COLOR", "1");
     command.env("LD_LIBRARY_PATH", std::env::join_paths(tools::libraries()).unwrap_or_default());
 }
 

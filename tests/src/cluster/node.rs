@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Cluster, ClusterConfig, START, control_plane, network};
 use crate::eventually;
+use crate::image;
 use crate::process::Process;
 use crate::space::{Space, finish};
 use crate::tools;
 
 const RUNTIME: &str = "/run/containerd/containerd.sock";
 const NAMESPACE: &str = "k8s.io";
-const PAUSE: &str = "registry.local/pause:3.9";
 
 /// A node. Its servers end before its namespaces do.
 pub struct Node {
@@ -75,7 +75,7 @@ impl Node {
     }
 
     pub(super) fn ctr_command(&self) -> Command {
-        let mut command = self.space.command("ctr");
+        let mut command = self.space.bounded("ctr");
         command.args(["--address", RUNTIME, "--namespace", NAMESPACE]);
         command
     }
@@ -155,7 +155,7 @@ impl Start<'_> {
 
     fn containerd_config(&self) -> Result<String> {
         let (directory, runc) = (text(self.directory), text(&tools::find("runc")?));
-        let pause = PAUSE;
+        let pause = image::PAUSE;
         Ok(format!(
             r#"version = 2
 root = "{directory}/containerd/root"

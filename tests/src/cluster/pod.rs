@@ -59,7 +59,7 @@ impl Cluster {
         finish(self.exec_command(pod, program)?.args(arguments), argv)
     }
 
-    /// A command in the pod's container, to be given arguments and run.
+    /// A command in the pod's container, to be given arguments and run; ended after [`crate::space::LIMIT`].
     pub fn exec_command(&self, pod: &Pod, program: &str) -> Result<Command> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("exec-{}", NUMBER.fetch_add(1, Ordering::Relaxed));

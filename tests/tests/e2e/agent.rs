@@ -17,12 +17,13 @@ fn an_agent_killed_and_started_again_during_iperf_resets_nothing_and_changes_no_
     fixture.cluster.apply(&service("throughput", "far", 5201, 5201).to_string()).unwrap();
     let address = fixture.cluster.service_field("throughput", "clusterIP").unwrap();
     let client = fixture.client.clone();
-    let reachable = |cluster: &mut Cluster| cluster.exec(&client, &["nc", "-z", "-w", "2", &address, "5201"]).map(drop);
+    let reachable =
+        |cluster: &mut Cluster| cluster.exec(&client, &[&["iperf3"], &iperf::probe(&address)[..]].concat()).map(drop);
     fixture.cluster.wait("iperf3 answers through its Service", PATIENCE, reachable).unwrap();
     let before = Dump::of(fixture.cluster.node(0)).unwrap();
     let mut iperf = fixture.cluster.exec_command(&fixture.client, "iperf3").unwrap();
-    // Far longer than the restarts take; it is ended when they are through.
-    iperf.args(["--client", &address, "--time", "600", "--interval", "0.2", "--forceflush"]);
+    // Longer than the restarts take; it is ended when they are through.
+    iperf.args(["--client", &address, "--time", "80", "--interval", "0.2", "--forceflush"]);
     let mut iperf = iperf.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     for _ in 0..RESTARTS {
         fixture.cluster.node_mut(0).restart_agent().unwrap();
@@ -92,7 +93,8 @@ fn a_service_carries_bulk_data() {
     fixture.cluster.apply(&service("bulk", "far", 5201, 5201).to_string()).unwrap();
     let address = fixture.cluster.service_field("bulk", "clusterIP").unwrap();
     let client = fixture.client.clone();
-    let reachable = |cluster: &mut Cluster| cluster.exec(&client, &["nc", "-z", "-w", "2", &address, "5201"]).map(drop);
+    let reachable =
+        |cluster: &mut Cluster| cluster.exec(&client, &[&["iperf3"], &iperf::probe(&address)[..]].concat()).map(drop);
     fixture.cluster.wait("iperf3 answers through its Service", PATIENCE, reachable).unwrap();
     let command = || {
         let mut command = fixture.cluster.exec_command(&client, "iperf3")?;

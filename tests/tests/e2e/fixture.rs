@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use diolkos_tests::cluster::images;
 use diolkos_tests::{Cluster, ClusterConfig, Pod, image};
 use serde_json::{Value, json};
 
@@ -21,7 +22,7 @@ pub(crate) struct Fixture {
     pub(crate) near: Pod,
     /// The same on the other node.
     pub(crate) far: Pod,
-    /// ClusterIP of the Service `web`, port 80.
+    /// ClusterIP of the Service `web`: port 80 answers a name, port 9000 echoes.
     pub(crate) web: String,
 }
 
@@ -36,7 +37,7 @@ pub(crate) fn fixture() -> MutexGuard<'static, Fixture> {
 
 impl Fixture {
     fn start() -> Result<Self> {
-        let config = ClusterConfig { nodes: 2, images: image::build()?, ..ClusterConfig::default() };
+        let config = ClusterConfig { nodes: 2, images: images()?, ..ClusterConfig::default() };
         let mut cluster = Cluster::start(&config)?;
         let prepared = Self::prepare(&mut cluster).map_err(|error| cluster.explain(error))?;
         let (client, near, far, web) = prepared;
@@ -48,7 +49,10 @@ impl Fixture {
             cluster.apply(&pod(name, Some(node)).to_string())?;
         }
         cluster.apply(&deployment("web", REPLICAS).to_string())?;
-        cluster.apply(&service("web", "web", 80, 8080).to_string())?;
+        let mut web = service("web", "web", 80, 8080);
+        let echo = json!({ "name": "echo", "port": 9000, "targetPort": 9000 });
+        web["spec"]["ports"].as_array_mut().context("a Service without ports")?.push(echo);
+        cluster.apply(&web.to_string())?;
         cluster.wait_pods("app=web", REPLICAS, PATIENCE)?;
         let mut one = |name: &str| -> Result<Pod> {
             cluster.wait_pods(&format!("app={name}"), 1, PATIENCE)?.pop().context("there is no such pod")
@@ -68,14 +72,14 @@ impl Fixture {
 
     /// `count` connections from the client pod: how often each pod answered; failures under "failed".
     pub(crate) fn answers(&self, address: &str, port: u16, count: usize) -> BTreeMap<String, usize> {
-        let script = loop_script("wget", address, port, count);
+        let script = loop_script("nc", address, port, count);
         tally(&self.cluster.exec(&self.client, &["sh", "-c", &script]).unwrap())
     }
 }
 
 /// A script that connects `count` times and prints who answered, or "failed".
-pub(crate) fn loop_script(wget: &str, address: &str, port: u16, count: usize) -> String {
-    format!("for i in $(seq {count}); do {wget} -q -T 3 -O - http://{address}:{port}/ || echo failed; done")
+pub(crate) fn loop_script(nc: &str, address: &str, port: u16, count: usize) -> String {
+    format!("for i in $(seq {count}); do timeout 3 {nc} {address} {port} < /dev/null || echo failed; done")
 }
 
 /// How often each line is there.
@@ -89,11 +93,11 @@ pub(crate) fn tally(text: &str) -> BTreeMap<String, usize> {
 
 /// One connection from a pod: the name of the pod that answered.
 pub(crate) fn get(cluster: &Cluster, client: &Pod, address: &str, port: u16) -> Result<String> {
-    let answer = cluster.exec(client, &["wget", "-q", "-T", "2", "-O", "-", &format!("http://{address}:{port}/")])?;
+    let answer = cluster.exec(client, &["timeout", "2", "nc", address, &port.to_string()])?;
     Ok(answer.trim().to_owned())
 }
 
-/// A pod that answers its name on port 8080 and runs an iperf3 server.
+/// A pod that answers its name on port 8080, echoes on port 9000, and runs an iperf3 server.
 pub(crate) fn pod(name: &str, node: Option<&str>) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -127,10 +131,9 @@ pub(crate) fn service(name: &str, app: &str, port: u16, target: u16) -> Value {
 }
 
 fn pod_spec() -> Value {
-    let serve =
-        "mkdir -p /www && hostname > /www/index.html && (iperf3 -s > /dev/null &) && exec httpd -f -p 8080 -h /www";
+    let serve = "iperf3 -s > /dev/null & nc -ll -p 9000 -e cat & exec nc -ll -p 8080 -e hostname";
     json!({ "containers": [{
-        "name": "main", "image": image::TOOLS, "imagePullPolicy": "Never",
+        "name": "main", "image": image::IPERF3, "imagePullPolicy": "Never",
         "command": ["sh", "-c", serve],
         "resources": { "requests": { "cpu": "20m", "memory": "16Mi" } },
     }] })

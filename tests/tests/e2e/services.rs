@@ -18,16 +18,16 @@ fn a_service_spreads_connections_over_all_its_pods() {
 fn a_node_reaches_services_from_its_own_network() {
     let fixture = fixture();
     for node in fixture.cluster.nodes() {
-        let answers = tally(&node.exec(&["sh", "-c", &loop_script("busybox wget", &fixture.web, 80, 60)]).unwrap());
+        let answers = tally(&node.exec(&["sh", "-c", &loop_script("busybox nc", &fixture.web, 80, 60)]).unwrap());
         assert_eq!(answers.get("failed"), None, "{}: {answers:?}", node.name());
         assert_eq!(answers.len(), REPLICAS, "{}: {answers:?}", node.name());
     }
 }
 
-/// Holds a connection and prints the addresses its socket is connected to, from /proc/net/tcp.
-const HELD: &str = "(sleep 3 | busybox nc $0 $1) > /dev/null 2>&1 < /dev/null &
+/// Holds a connection to port 9000 (2328 in hexadecimal) and prints the addresses its socket is connected to, from /proc/net/tcp.
+const HELD: &str = "(sleep 2 | nc $0 $1) > /dev/null 2>&1 < /dev/null &
 for i in $(seq 40); do
-    grep -q ' 01 ' /proc/net/tcp && break
+    grep -q ':2328 01 ' /proc/net/tcp && break
     sleep 0.05
 done
 cat /proc/net/tcp";
@@ -35,17 +35,16 @@ cat /proc/net/tcp";
 #[test]
 fn a_pods_socket_is_connected_to_the_backend_itself() {
     let fixture = fixture();
-    let table = fixture.cluster.exec(&fixture.client, &["sh", "-c", HELD, &fixture.web, "80"]).unwrap();
+    let table = fixture.cluster.exec(&fixture.client, &["sh", "-c", HELD, &fixture.web, "9000"]).unwrap();
     let remotes = remotes(&table);
-    assert!(!remotes.contains(&(fixture.web.clone(), 80)), "the socket still has the ClusterIP: {remotes:?}");
+    assert!(!remotes.contains(&(fixture.web.clone(), 9000)), "the socket still has the ClusterIP: {remotes:?}");
     assert!(is_backend(&fixture, &remotes), "{remotes:?}");
 }
 
 #[test]
 fn a_nodes_socket_is_connected_to_the_backend_itself() {
     let fixture = fixture();
-    let script = HELD.replace("grep -q ' 01 ' /proc/net/tcp", "grep -q ':1F90 01 ' /proc/net/tcp");
-    let table = fixture.cluster.node(0).exec(&["sh", "-c", &script, &fixture.web, "80"]).unwrap();
+    let table = fixture.cluster.node(0).exec(&["sh", "-c", HELD, &fixture.web, "9000"]).unwrap();
     assert!(is_backend(&fixture, &remotes(&table)), "{table}");
 }
 
@@ -57,9 +56,9 @@ fn a_socket_that_the_hooks_miss_is_translated_packet_by_packet() {
         let output = command.args(["-c", script]).args(arguments).stdin(Stdio::null()).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let remotes = remotes(&run(HELD, &[&fixture.web, "80"]));
-    assert!(remotes.contains(&(fixture.web.clone(), 80)), "the socket was translated: {remotes:?}");
-    let answers = tally(&run(&loop_script("busybox wget", &fixture.web, 80, 120), &[]));
+    let remotes = remotes(&run(HELD, &[&fixture.web, "9000"]));
+    assert!(remotes.contains(&(fixture.web.clone(), 9000)), "the socket was translated: {remotes:?}");
+    let answers = tally(&run(&loop_script("busybox nc", &fixture.web, 80, 120), &[]));
     assert_eq!(answers.get("failed"), None, "{answers:?}");
     assert_eq!(answers.len(), REPLICAS, "{answers:?}");
 }
@@ -88,7 +87,7 @@ fn scaling_up_and_down_changes_who_answers() {
         expected.sort_unstable();
         let client = fixture.client.clone();
         let look = |cluster: &mut diolkos_tests::Cluster| {
-            let script = loop_script("wget", &address, 80, 60);
+            let script = loop_script("nc", &address, 80, 60);
             let answers = tally(&cluster.exec(&client, &["sh", "-c", &script])?);
             let seen: Vec<&str> = answers.keys().map(String::as_str).collect();
             ensure!(seen == expected, "{seen:?} answer instead of {expected:?}");
@@ -139,7 +138,7 @@ fn refused(fixture: &mut Fixture, address: &str) {
 /// Is one of the remote addresses a pod of `web`?
 fn is_backend(fixture: &Fixture, remotes: &[(String, u16)]) -> bool {
     let pods = fixture.cluster.pods("app=web").unwrap();
-    remotes.iter().any(|(address, port)| *port == 8080 && pods.iter().any(|pod| pod.address == *address))
+    remotes.iter().any(|(address, port)| *port == 9000 && pods.iter().any(|pod| pod.address == *address))
 }
 
 /// Remote address and port of each line of /proc/net/tcp: hexadecimal words in the CPU's order.
