@@ -12,7 +12,6 @@ mod update;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use diolkos_api::kind::{Kind, Registry};
@@ -139,16 +138,9 @@ fn reply(object: &Value, revision: i64, warnings: Vec<String>) -> wire::Object {
     wire::Object { json: Bytes::from(object.to_string()), resource_version: revision, warnings }
 }
 
-/// The present second, the resolution that objects have.
-pub(crate) fn present() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let second = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-    Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
-}
-
-/// The time as objects hold it.
+/// The present time as objects hold it: whole seconds.
 fn now() -> String {
-    rfc3339(present())
+    rfc3339(diolkos_api::now())
 }
 
 fn rfc3339(time: Timestamp) -> String {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::cache::Cache;
+
 /// The counters of one server; clones count together.
 #[derive(Clone, Default)]
 pub(crate) struct Metrics(Arc<Counters>);
@@ -36,7 +38,8 @@ impl Metrics {
         WatchGuard(self.clone())
     }
 
-    pub(crate) fn render(&self, revision: i64) -> String {
+    /// The server's counters and those of its cache.
+    pub(crate) fn render(&self, cache: &Cache) -> String {
         let counters = &self.0;
         let mut text = String::new();
         let mut line = |name: &str, kind: &str, help: &str, value: String| {
@@ -59,7 +62,16 @@ impl Metrics {
         );
         let watches = counters.watches.load(Ordering::Relaxed).to_string();
         line("diolkos_apiserver_watches", "gauge", "Open watches.", watches);
-        line("diolkos_apiserver_cache_revision", "gauge", "The revision the cache holds.", revision.to_string());
+        line(
+            "diolkos_apiserver_cache_revision",
+            "gauge",
+            "The revision the cache holds.",
+            cache.revision().to_string(),
+        );
+        for (name, help, value) in cache.metrics().rows() {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            line(&format!("diolkos_{name}"), kind, help, value.to_string());
+        }
         text
     }
 }

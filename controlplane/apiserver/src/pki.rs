@@ -112,6 +112,15 @@ impl Pki {
         })
     }
 
+    /// Opens a directory whose authority is there already: a mistyped path does not become a new cluster.
+    pub fn load(dir: &Path) -> Result<Pki, PkiError> {
+        let path = dir.join("ca.crt");
+        match std::fs::metadata(&path) {
+            Ok(_) => Self::open(dir, &[]),
+            Err(cause) => Err(PkiError::File { operation: "find", path, cause }),
+        }
+    }
+
     /// The certificate of the cluster's authority, PEM.
     pub fn ca_pem(&self) -> &str {
         &self.cluster.cert_pem

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::transaction::{Current, Edit};
-use super::{Caller, Handlers, Target, present, rfc3339};
+use super::{Caller, Handlers, Target, rfc3339};
 
 /// Grace of a pod that does not say how long it wants, in seconds.
 const DEFAULT_GRACE: i64 = 30;
@@ -101,7 +101,7 @@ fn edit(target: &Target, options: &Options, current: &Current) -> Result<Edit, F
         return Ok(Edit::Keep);
     }
     let mut object = object.clone();
-    let end = present().saturating_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+    let end = diolkos_api::now().saturating_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
     object["metadata"]["deletionTimestamp"] = rfc3339(end).into();
     object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
     if let (true, Some(generation)) = (target.kind.generation, object["metadata"]["generation"].as_i64()) {

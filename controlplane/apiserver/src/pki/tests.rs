@@ -47,6 +47,16 @@ fn a_first_start_that_was_cut_short_is_completed() {
 }
 
 #[test]
+fn loading_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Pki::load(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("ca.crt"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let made = Pki::open(dir.path(), &[]).unwrap();
+    assert_eq!(Pki::load(dir.path()).unwrap().ca_pem(), made.ca_pem());
+}
+
+#[test]
 fn broken_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(dir.path(), &[]).unwrap();

@@ -75,10 +75,7 @@ pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failur
                 text(StatusCode::INTERNAL_SERVER_ERROR, format!("[-]cache failed: {why}\nreadyz check failed\n"))
             }
         },
-        Fixed::Metrics => {
-            let own = handlers.metrics.render(handlers.cache.revision());
-            text(StatusCode::OK, own)
-        }
+        Fixed::Metrics => text(StatusCode::OK, handlers.metrics.render(&handlers.cache)),
         // Empty, but there: kubectl validates nothing then, and fails without it.
         Fixed::OpenApiV2 => {
             (StatusCode::OK, [(header::CONTENT_TYPE, "application/octet-stream")], Vec::new()).into_response()

@@ -5,11 +5,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::parameters::IncludeObject;
-use crate::handlers::present;
 
 /// A Table of some objects. `metadata` is that of the list.
 pub(super) fn table(kind: &Kind, objects: &[Value], metadata: Value, include: IncludeObject) -> Value {
-    let now = present();
+    let now = diolkos_api::now();
     let rows: Vec<Value> = objects.iter().map(|object| row(kind, object, include, now)).collect();
     with_rows(definitions(kind), rows, metadata)
 }
@@ -18,7 +17,7 @@ pub(super) fn table(kind: &Kind, objects: &[Value], metadata: Value, include: In
 pub(super) fn event_table(kind: &Kind, object: &Value, include: IncludeObject, first: bool) -> Value {
     let columns = if first { definitions(kind) } else { Value::Null };
     let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-    with_rows(columns, vec![row(kind, object, include, present())], metadata)
+    with_rows(columns, vec![row(kind, object, include, diolkos_api::now())], metadata)
 }
 
 /// Only the metadata of an object.

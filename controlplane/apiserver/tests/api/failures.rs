@@ -147,6 +147,8 @@ async fn who_may_not_is_told_what_it_may_not() {
     assert_eq!(nobody.get("/healthz").await.body, "ok");
     assert_eq!(nobody.get("/readyz").await.body, "ok");
     assert_eq!(nobody.get("/version").await.code, 401);
+    let metrics = server.admin_rest().get("/metrics").await;
+    assert!(String::from_utf8_lossy(&metrics.body).contains("\ndiolkos_watch_cache_fills_total 1\n"));
     assert_eq!(alice.get("/version").await.code, 200);
 }
 
