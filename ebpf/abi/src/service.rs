@@ -121,8 +121,8 @@ pub struct Backend {
     pub zone: u8,
     /// Raised each time the id is given to another address and port.
     pub generation: u32,
-    /// Node id ([`crate::pod::Node`]) whose tunnel leads to the backend, so that a packet needs no route lookup. 0 for
-    /// a backend of this node, for one on the host network (it is no pod, and no tunnel leads to it), and when unknown.
+    /// Node id ([`crate::pod::Node`]) the backend runs on, so that a packet needs no route lookup; 0 when unknown. A
+    /// backend whose address is that node's own is on the host network, and is left to the stack.
     pub node: u32,
     pub pad: [u8; 4],
 }

@@ -59,7 +59,7 @@ pub(crate) fn to_others<P: Packet, T: Tables>(
     if config.overlay_ifindex == 0 {
         return Ok(Verdict::Stack);
     }
-    let node = match way {
+    let id = match way {
         Way::Node(id) => id,
         Way::Stack => return Ok(Verdict::Stack),
         Way::Unknown => match lookup::route(config, tables, ip.destination) {
@@ -67,7 +67,12 @@ pub(crate) fn to_others<P: Packet, T: Tables>(
             None => return Ok(Verdict::Stack),
         },
     };
-    encapsulate(config, packet, tables, node)?;
+    let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
+    // A backend on the network of its host: it is no pod, and no tunnel leads to it.
+    if node.tunnel_v4 == ip.destination {
+        return Ok(Verdict::Stack);
+    }
+    encapsulate(config, packet, &node)?;
     packet.set_mark(diolkos_abi::config::ENCAPSULATED_MARK);
     packet.redirect(config.overlay_ifindex);
     Ok(Verdict::Overlay)
@@ -75,16 +80,10 @@ pub(crate) fn to_others<P: Packet, T: Tables>(
 
 /// Addresses a packet to a node: inner MACs and tunnel key.
 #[inline(always)]
-pub(crate) fn encapsulate<P: Packet, T: Tables>(
-    config: &Config,
-    packet: &mut P,
-    tables: &mut T,
-    node: u32,
-) -> Result<(), DropReason> {
-    let Node { tunnel_v4, mac, .. } = tables.node(node).ok_or(DropReason::NoSuchNode)?;
-    if tunnel_v4 == [0; 4] {
+pub(crate) fn encapsulate<P: Packet>(config: &Config, packet: &mut P, node: &Node) -> Result<(), DropReason> {
+    if node.tunnel_v4 == [0; 4] {
         return Err(DropReason::NoSuchNode);
     }
-    rewrite::macs(packet, &mac, &config.overlay_mac)?;
-    packet.set_tunnel(config.vni, tunnel_v4).ok_or(DropReason::NoTunnel)
+    rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
+    packet.set_tunnel(config.vni, node.tunnel_v4).ok_or(DropReason::NoTunnel)
 }

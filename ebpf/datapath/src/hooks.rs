@@ -81,8 +81,9 @@ pub fn to_overlay<P: Packet, T: Tables>(
         return Ok(Verdict::Encapsulated);
     }
     let Some(ip) = headers::parse(packet)? else { return Ok(Verdict::Untouched) };
-    let node = lookup::route(config, tables, ip.destination).ok_or(DropReason::NoSuchNode)?;
-    deliver::encapsulate(config, packet, tables, node)?;
+    let id = lookup::route(config, tables, ip.destination).ok_or(DropReason::NoSuchNode)?;
+    let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
+    deliver::encapsulate(config, packet, &node)?;
     Ok(Verdict::Encapsulated)
 }
 

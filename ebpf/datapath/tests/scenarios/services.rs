@@ -8,8 +8,8 @@ use diolkos_abi::service::{SLOTS, SLOTS_PER_SERVICE, backend_state, slot_of};
 use super::from_container::{FROM, at_overlay, at_server, sent};
 use super::packets::{ACK, FIN_ACK, Frame, HOST_MAC, POD_MAC, RST, SYN, SYN_ACK};
 use super::world::{
-    BASE, BEFORE, CLIENT_IFINDEX, FAR, FAR_END, HOST_END, HOST_NETWORK, LOCAL, LOCAL_END, NOW, OUTSIDE, SERVER_IFINDEX,
-    SERVICE, VIP, World, connection, forward, reply, tuple,
+    BASE, BEFORE, CLIENT_IFINDEX, FAR, FAR_END, HOST_END, HOST_NETWORK, LOCAL, LOCAL_END, NODE_2_TUNNEL, NOW, OUTSIDE,
+    SERVER_IFINDEX, SERVICE, VIP, World, connection, forward, reply, tuple,
 };
 use super::{Fault, Scenario};
 
@@ -44,6 +44,11 @@ fn far_now() -> [(Tuple, Flow); 2] {
 
 fn opening() -> Vec<Scenario> {
     let options = Frame { options: vec![1; 12], ..syn() };
+    let far_host_end = (NODE_2_TUNNEL, 9090_u16);
+    let far_host = World::serving(&[FAR]).with_backend(FAR, |backend| {
+        backend.address = diolkos_abi::address::v4_mapped(far_host_end.0);
+        backend.port = far_host_end.1.to_be_bytes();
+    });
     let first_fragment = Frame { fragment: (0, true), ..syn() };
     let mut elsewhere = World::serving(&[LOCAL]);
     elsewhere.frontends.clear();
@@ -66,6 +71,9 @@ fn opening() -> Vec<Scenario> {
         opens("a_backend_on_the_host_network_is_left_to_the_stack", World::serving(&[HOST_NETWORK]))
             .becomes(Verdict::Stack, Frame { destination: HOST_END, ..syn() }.bytes())
             .leaves(&connection(FROM, HOST_NETWORK, HOST_END, NOW)),
+        opens("a_backend_on_the_network_of_another_host_is_left_to_the_stack", far_host)
+            .becomes(Verdict::Stack, Frame { destination: far_host_end, ..syn() }.bytes())
+            .leaves(&connection(FROM, FAR, far_host_end, NOW)),
         sent("ip_options_are_stepped_over", World::serving(&[LOCAL]), options.bytes())
             .reaches_pod(SERVER_IFINDEX, to_local(&options))
             .leaves(&local_now()),
