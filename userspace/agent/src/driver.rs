@@ -9,6 +9,7 @@ use std::time::Duration;
 use diolkos_abi::address::v4_of;
 use diolkos_abi::service::FrontendKey;
 use ipnetwork::Ipv4Network;
+use k8s_openapi::api::core::v1::Node;
 
 use crate::dataplane::Shared;
 use crate::dataplane::execute::{Outcome, execute};
@@ -90,6 +91,11 @@ impl Driver {
     /// The pod CIDRs of the other nodes.
     pub fn pod_cidrs(&self) -> &BTreeSet<Ipv4Network> {
         &self.pod_cidrs
+    }
+
+    /// A Node as the API knows it.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.index.node(name)
     }
 
     /// Why objects are not served, by kind and name.

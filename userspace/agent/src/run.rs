@@ -1,9 +1,10 @@
 //! The agent's life: its Node, the overlay, the programs, the first sync, then pods.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use diolkos_abi::config::Config;
 use diolkos_abi::pod::{Netns, netns_flags};
 use diolkos_api::client::{self, Client, Event, ListOptions};
@@ -11,6 +12,8 @@ use diolkos_api::kubeconfig::Kubeconfig;
 use futures::{FutureExt, StreamExt};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use k8s_openapi::api::core::v1::Node;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
@@ -48,6 +51,8 @@ pub struct Options {
 const CHANGES_PER_CYCLE: usize = 4096;
 /// How often a waiting agent says what it waits for.
 const REMIND: Duration = Duration::from_secs(10);
+/// How often a starting agent looks whether the one before it has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The pause before the host routes are tried again.
 const ROUTES_AGAIN: Duration = Duration::from_secs(5);
 
@@ -74,10 +79,13 @@ struct Agent {
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
     /// When the host routes are synced again.
     routes_due: Option<Instant>,
+    /// Held as long as this agent runs: two would undo each other's writes.
+    _lock: Flock<File>,
 }
 
 impl Agent {
     async fn start(options: Options) -> anyhow::Result<Self> {
+        let lock = lock(&options.state_dir).await?;
         let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
         let client = Client::connect(&kubeconfig)?;
         let overlay_config = wait_for_node(&client, &options).await?;
@@ -107,6 +115,7 @@ impl Agent {
             started: Instant::now(),
             server: None,
             routes_due: None,
+            _lock: lock,
         })
     }
 
@@ -131,7 +140,10 @@ impl Agent {
                 result = ended(&mut self.server) => return result,
             }
             self.cycle().await;
+            self.check_own_node()?;
             if self.driver.has_synced() && self.server.is_none() {
+                // Routes of an earlier agent to nodes that are gone.
+                self.routes_due = Some(Instant::now());
                 self.serve_pods(server_stopped.clone())?;
             }
         }
@@ -164,6 +176,22 @@ impl Agent {
             tracing::error!(%error, "host routes to other nodes are incomplete; trying again");
             self.routes_due = Some(Instant::now() + ROUTES_AGAIN);
         }
+    }
+
+    /// Device, programs and pods were made for one address and pod CIDR; another one needs a start from scratch.
+    fn check_own_node(&self) -> anyhow::Result<()> {
+        let Some(node) = self.driver.node(&self.options.node_name) else { return Ok(()) };
+        let known = &self.overlay_config;
+        let now = (desired::internal_ip(node), desired::pod_cidr(node).ok().flatten());
+        let same = now.0.is_none_or(|ip| ip == known.node_ip) && now.1.is_none_or(|cidr| cidr == known.pod_cidr);
+        ensure!(
+            same,
+            "Node {} had address {} and podCIDR {}, now it has {now:?}: the agent ends, start it again",
+            self.options.node_name,
+            known.node_ip,
+            known.pod_cidr
+        );
+        Ok(())
     }
 
     /// Everything that has no event: devices, routes and attachments that someone else changed.
@@ -203,6 +231,26 @@ impl Agent {
         pods::install(&Install { binary, bin_dir, conf_dir, socket })?;
         tracing::info!("ready for pods");
         Ok(())
+    }
+}
+
+/// Waits for the agent before this one, which may still be answering calls, to end.
+async fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
+    std::fs::create_dir_all(state_dir).with_context(|| format!("create {}", state_dir.display()))?;
+    let path = state_dir.join("agent.lock");
+    let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let mut reminder = tokio::time::interval(REMIND);
+    reminder.tick().await;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno).with_context(|| format!("lock {}", path.display())),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            _ = reminder.tick() => tracing::info!(lock = %path.display(), "waiting for another agent to end"),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub mod map {
     pub const NETNS: &str = "NETNS";
     pub const COUNTER: &str = "COUNTER";
     pub const SOCKET: &str = "SOCKET";
-    /// All that are pinned.
+    /// All that are pinned. What else the object has is the programs' own and starts empty with each load.
     pub const ALL: [&str; 11] =
         [FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET];
 }

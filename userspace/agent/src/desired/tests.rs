@@ -117,11 +117,11 @@ fn services_of_others_are_skipped_without_a_refusal() {
         json!({ "clusterIP": "fd00::1", "clusterIPs": ["fd00::1"], "ports": [{ "port": 80 }] }),
     ];
     for spec in skipped {
-        assert_eq!(super::service(&object(spec.clone()), &[], "n1"), Ok(None), "{spec}");
+        assert_eq!(service(&object(spec.clone()), &[], "n1"), Ok(None), "{spec}");
     }
     let mut labelled = web();
     labelled.metadata.labels = Some([(NOT_OURS[0].to_owned(), "other".to_owned())].into());
-    assert_eq!(super::service(&labelled, &[], "n1"), Ok(None));
+    assert_eq!(service(&labelled, &[], "n1"), Ok(None));
 }
 
 #[test]

@@ -53,22 +53,26 @@ pub(super) fn probe(options: &KernelOptions) -> Result<u32> {
         let what = format!("{} is not a cgroup2 directory", options.cgroup.display());
         return lacks(what, "name one with --cgroup-root; findmnt -t cgroup2 shows where it is mounted");
     }
-    match syscall::has_tcx() {
-        Ok(true) => {}
-        Ok(false) => return lacks("the kernel has no tcx".into(), "Linux 6.6 or newer is needed"),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOSYS) => {
-                return lacks("the kernel has no bpf(2)".into(), "a kernel with CONFIG_BPF_SYSCALL is needed");
-            }
-            Some(libc::EPERM | libc::EACCES) => {
-                return lacks("bpf(2) is not permitted".into(), "run as root, or with CAP_BPF and CAP_NET_ADMIN");
-            }
-            _ => return lacks(format!("bpf(2) fails: {error}"), "see the kernel's log"),
-        },
-    }
+    require_tcx(syscall::has_tcx())?;
     let set_retval = if syscall::has_set_retval() { features::SET_RETVAL } else { 0 };
     // tcx came later than redirect_peer.
     Ok(set_retval | features::REDIRECT_PEER)
+}
+
+/// What a kernel without tcx, or without bpf(2) for us, is told.
+fn require_tcx(found: io::Result<bool>) -> Result<()> {
+    let (what, advice) = match found {
+        Ok(true) => return Ok(()),
+        Ok(false) => ("the kernel has no tcx".to_owned(), "Linux 6.6 or newer is needed"),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOSYS) => ("the kernel has no bpf(2)".into(), "a kernel with CONFIG_BPF_SYSCALL is needed"),
+            Some(libc::EPERM | libc::EACCES) => {
+                ("bpf(2) is not permitted".into(), "run as root, or with CAP_BPF and CAP_NET_ADMIN")
+            }
+            _ => (format!("bpf(2) fails: {error}"), "see the kernel's log"),
+        },
+    };
+    Err(Error::Unsupported { what, advice })
 }
 
 /// bpffs refuses names with a dot, and a node's name has no underscore.
@@ -80,5 +84,25 @@ fn is_on(path: &Path, magic: FsType) -> Result<bool> {
     match statfs(path) {
         Ok(found) => Ok(found.filesystem_type() == magic),
         Err(errno) => Err(Error::Path { operation: "look at", path: path.into(), source: errno.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_missing_kernel_feature_is_named_with_what_to_do() {
+        let of = |errno| Err(io::Error::from_raw_os_error(errno));
+        let cases = [
+            (Ok(false), "the kernel has no tcx: Linux 6.6 or newer is needed"),
+            (of(libc::ENOSYS), "the kernel has no bpf(2): a kernel with CONFIG_BPF_SYSCALL is needed"),
+            (of(libc::EPERM), "bpf(2) is not permitted: run as root, or with CAP_BPF and CAP_NET_ADMIN"),
+        ];
+        for (found, said) in cases {
+            assert_eq!(require_tcx(found).unwrap_err().to_string(), said);
+        }
+        require_tcx(Ok(true)).unwrap();
     }
 }
