@@ -1,14 +1,13 @@
-//! The node agent. Read in this order: [`source`], [`index`], [`desired`], [`plan`], [`driver`], [`dataplane`]; the pod
-//! network is [`overlay`] and [`pods`]; [`run`] puts all of it together.
+//! The node agent: sources -> desired -> plan -> dataplane, the CNI server and the overlay device.
 
-pub mod dataplane;
-pub mod desired;
-pub mod driver;
-pub mod index;
-pub mod overlay;
-pub mod plan;
-pub mod pods;
 mod run;
 pub mod source;
+pub mod index;
+pub mod desired;
+pub mod plan;
+pub mod driver;
+pub mod dataplane;
+pub mod overlay;
+pub mod pods;
 
 pub use run::{Options, run};
