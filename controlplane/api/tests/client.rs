@@ -42,10 +42,12 @@ impl Authority {
     }
 }
 
+type NamesAndVersions = Vec<(&'static str, i64)>;
+
 /// What a server answers, in order; a watch with nothing left stays open.
 #[derive(Clone, Default)]
 struct Script {
-    lists: Arc<Mutex<VecDeque<Vec<(&'static str, i64)>>>>,
+    lists: Arc<Mutex<VecDeque<NamesAndVersions>>>,
     watches: Arc<Mutex<VecDeque<Vec<wire::WatchEvent>>>>,
     /// The versions from which watches were asked for.
     asked: Arc<Mutex<Vec<String>>>,

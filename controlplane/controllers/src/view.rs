@@ -60,11 +60,16 @@ pub enum News {
 /// An object before, if it was there, and after, if it is.
 pub type Change = (Option<Object>, Option<Object>);
 
+/// A [`Change`] of one kind.
+type Pair<K> = (Option<Arc<K>>, Option<Arc<K>>);
+
 /// The objects of one kind, by key and by owner.
 #[derive(Clone, Debug)]
 pub struct Index<K> {
     objects: BTreeMap<(String, String), Arc<K>>,
     owned: HashMap<String, BTreeSet<(String, String)>>,
+    /// The newest version the watch has told of: what a write returned at or before it is no news.
+    seen: i64,
     /// Incarnations that we deleted and whose end the watch has not told yet: what it still says of them is old.
     deleted: HashSet<String>,
 }
@@ -109,20 +114,27 @@ impl View {
         }
     }
 
-    /// Takes in an object that a write returned; returns what changed.
+    /// Takes in an object that a write returned, unless the watch was faster; returns what changed.
     pub fn insert(&mut self, object: Object, now: Timestamp) -> Vec<Change> {
-        let own = |object: Object| match object {
-            Object::Deployment(object) => News::Deployment(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::ReplicaSet(object) => News::ReplicaSet(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::Pod(object) => News::Pod(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::Service(object) => News::Service(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::EndpointSlice(object) => News::EndpointSlice(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::Node(object) => News::Node(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::Namespace(object) => News::Namespace(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::ConfigMap(object) => News::ConfigMap(Event::Applied(Arc::unwrap_or_clone(object))),
-            Object::Lease(object) => News::Lease(Event::Applied(Arc::unwrap_or_clone(object))),
-        };
-        self.apply(own(object), now)
+        match object {
+            Object::Deployment(object) => self.deployments.written(object, Object::Deployment),
+            Object::ReplicaSet(object) => self.replica_sets.written(object, Object::ReplicaSet),
+            Object::Pod(object) => self.pods.written(object, Object::Pod),
+            Object::Service(object) => self.services.written(object, Object::Service),
+            Object::EndpointSlice(object) => self.endpoint_slices.written(object, Object::EndpointSlice),
+            Object::Node(object) => {
+                let changes = self.nodes.written(object, Object::Node);
+                self.hear_nodes(&changes, now);
+                changes
+            }
+            Object::Namespace(object) => self.namespaces.written(object, Object::Namespace),
+            Object::ConfigMap(object) => self.config_maps.written(object, Object::ConfigMap),
+            Object::Lease(object) => {
+                let changes = self.leases.written(object, Object::Lease);
+                self.hear_leases(&changes, now);
+                changes
+            }
+        }
     }
 
     /// Takes in that an incarnation was deleted, or has begun to be: until the watch tells its end, it counts as one
@@ -256,7 +268,7 @@ fn heartbeat(node: &Node) -> Option<Timestamp> {
 
 impl<K> Default for Index<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), owned: HashMap::new(), deleted: HashSet::new() }
+        Self { objects: BTreeMap::new(), owned: HashMap::new(), seen: 0, deleted: HashSet::new() }
     }
 }
 
@@ -282,23 +294,15 @@ impl<K: Resource> Index<K> {
     }
 
     /// Takes in what a watch says; returns the objects that changed: before, if there was one, and after.
-    fn apply(&mut self, event: Event<K>) -> Vec<(Option<Arc<K>>, Option<Arc<K>>)> {
+    fn apply(&mut self, event: Event<K>) -> Vec<Pair<K>> {
         match event {
             Event::Applied(object) => {
-                let metadata = object.metadata();
-                let before = self.objects.get(&key_of(metadata)).cloned();
-                let own = metadata.uid.as_ref().is_some_and(|uid| self.deleted.contains(uid));
-                if before.as_ref().is_some_and(|before| version(before.metadata()) >= version(metadata))
-                    || (own && metadata.deletion_timestamp.is_none())
-                {
-                    return Vec::new();
-                }
-                let after = Arc::new(object);
-                self.insert(after.clone());
-                vec![(before, Some(after))]
+                self.seen = self.seen.max(version(object.metadata()));
+                self.put(Arc::new(object)).into_iter().collect()
             }
             Event::Deleted(object) => {
                 let metadata = object.metadata();
+                self.seen = self.seen.max(version(metadata));
                 if let Some(uid) = &metadata.uid {
                     self.deleted.remove(uid);
                 }
@@ -312,6 +316,7 @@ impl<K: Resource> Index<K> {
                 let before = std::mem::take(self);
                 let mut changes = Vec::new();
                 for object in objects {
+                    self.seen = self.seen.max(version(object.metadata()));
                     let object = Arc::new(object);
                     let old = before.objects.get(&key_of(object.metadata())).cloned();
                     self.insert(object.clone());
@@ -327,6 +332,28 @@ impl<K: Resource> Index<K> {
     fn changes(&mut self, event: Event<K>, object: fn(Arc<K>) -> Object) -> Vec<Change> {
         let changes = self.apply(event).into_iter();
         changes.map(|(before, after)| (before.map(object), after.map(object))).collect()
+    }
+
+    fn written(&mut self, written: Arc<K>, object: fn(Arc<K>) -> Object) -> Vec<Change> {
+        // The watch may have told the object's end already; the answer to a write must not bring it back.
+        if version(written.metadata()) <= self.seen {
+            return Vec::new();
+        }
+        let change = self.put(written).into_iter();
+        change.map(|(before, after)| (before.map(object), after.map(object))).collect()
+    }
+
+    /// Takes in a state of an object, unless a newer one is here or it says less than we know.
+    fn put(&mut self, object: Arc<K>) -> Option<Pair<K>> {
+        let metadata = object.metadata();
+        let before = self.objects.get(&key_of(metadata)).cloned();
+        let ending = metadata.uid.as_ref().is_some_and(|uid| self.deleted.contains(uid));
+        let older = before.as_ref().is_some_and(|before| version(before.metadata()) >= version(metadata));
+        if older || (ending && metadata.deletion_timestamp.is_none()) {
+            return None;
+        }
+        self.insert(object.clone());
+        Some((before, Some(object)))
     }
 
     fn insert(&mut self, object: Arc<K>) {

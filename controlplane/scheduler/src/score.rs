@@ -48,5 +48,6 @@ fn few_soft_taints(_: &PodInfo, place: &Place, all: &[&Place]) -> i64 {
 
 /// The share as a score; all of nothing is the best.
 fn share(part: usize, whole: usize) -> i64 {
-    if whole == 0 { BEST } else { i64::try_from(part * 100 / whole).unwrap_or(BEST) }
+    let share = (part * 100).checked_div(whole).and_then(|share| i64::try_from(share).ok());
+    share.unwrap_or(BEST)
 }

@@ -6,3 +6,4 @@ mod garbage;
 mod model;
 mod nodes;
 mod slices;
+mod views;
