@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use diolkos_apiserver::cache::{Cache, CacheEvent, Freshness, Limits, Start, WatchSpec};
 use diolkos_apiserver::pki::Pki;
 use diolkos_store::{Change, Changes, Commit, Etcd, EtcdConfig, Range, Revision, Store, StoreError, Write};
 use tokio::time::timeout;
@@ -117,6 +118,42 @@ async fn etcd_away_at_start_is_waited_for_and_named() {
     server.restart();
     waiting.await.unwrap().unwrap();
     put(&store, "/a", "1").await;
+}
+
+#[tokio::test]
+async fn the_watch_cache_loses_nothing_when_etcd_is_killed() {
+    const PREFIX: &str = "/registry/core/configmaps/";
+    let mut server = Server::start();
+    let store = connect(&server).await;
+    let limits = Limits { compact_every: None, ..Limits::default() };
+    let cache = Cache::start(Arc::new(store.clone()), |_| vec![], limits);
+    timeout(PATIENCE, cache.ready()).await.expect("the cache is filled");
+    let start = Start::Now(Freshness::Latest);
+    let spec = WatchSpec { prefix: PREFIX.into(), node: None, filter: None, start, bookmarks: false };
+    let mut watch = cache.watch(spec).await.unwrap();
+    let mut written = Vec::new();
+    for n in 0..10 {
+        if n % 4 == 3 {
+            server.kill();
+            let read = cache.list(PREFIX, None, Freshness::Any).await.unwrap();
+            assert_eq!(read.1, *written.last().unwrap(), "what it has is served");
+            let latest = cache.list(PREFIX, None, Freshness::Latest).await.map(drop);
+            assert_eq!(latest.unwrap_err().code(), 503, "and nothing else");
+            server.restart();
+            store.wait_ready(PATIENCE).await.unwrap();
+        }
+        let name = format!("c{n}");
+        let object = format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}");
+        written.push(put(&store, &format!("{PREFIX}default/{name}"), &object).await);
+        let read = cache.list(PREFIX, None, Freshness::AtLeast(written[n])).await.unwrap();
+        assert_eq!((read.0.len(), read.1), (n + 1, written[n]));
+    }
+    for revision in written {
+        let event = timeout(PATIENCE, watch.next()).await.expect("an event").unwrap().unwrap();
+        assert!(matches!(event, CacheEvent::Added(_)));
+        assert_eq!(event.revision(), revision);
+    }
+    assert_eq!(cache.metrics().fills.get(), 1);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use diolkos_apiserver::pki::Pki;
 use diolkos_store::EtcdConfig;
 use diolkos_tests::tools;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -59,13 +60,15 @@ impl Server {
         self.process.is_some()
     }
 
-    /// SIGSTOP: it holds its connections and says nothing more.
+    /// SIGSTOP: it holds its connections and says nothing more. Returns when all its threads stand.
     pub(crate) fn stop(&self) {
-        self.signal(Signal::SIGSTOP);
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
     }
 
     pub(crate) fn go_on(&self) {
-        self.signal(Signal::SIGCONT);
+        kill(self.pid(), Signal::SIGCONT).unwrap();
     }
 
     /// SIGKILL.
@@ -81,9 +84,9 @@ impl Server {
         assert!(self.spawn(), "etcd does not start again: {}", self.log());
     }
 
-    fn signal(&self, signal: Signal) {
+    fn pid(&self) -> Pid {
         let id = self.process.as_ref().map(Child::id).expect("it runs");
-        kill(Pid::from_raw(i32::try_from(id).unwrap()), signal).unwrap();
+        Pid::from_raw(i32::try_from(id).unwrap())
     }
 
     /// Starts it and waits until it listens; `false` when it ends instead.
