@@ -205,29 +205,29 @@ impl Kind {
             }
         }
         if let Some(status) = (self.rules.initial_status)(object) {
-            object["status"] = status;
+            rule::set(object, "status", status);
         }
     }
 
     /// Makes `new` a legal successor of `old`: what only the server or another subresource writes is taken from `old`.
     /// `metadata.resourceVersion` is left as the writer sent it.
     pub fn prepare_for_update(&self, new: &mut Value, old: &Value) {
-        if !new["metadata"].is_object() {
-            new["metadata"] = Value::Object(Map::new());
-        }
         for field in SERVER_FIELDS {
-            rule::copy_field(&old["metadata"], &mut new["metadata"], field);
+            rule::copy_part(old, new, "metadata", field);
         }
         if self.subresource("status").is_some() {
             rule::copy_field(old, new, "status");
         }
         if self.subresource("finalize").is_some() {
-            rule::copy_field(&old["spec"], &mut new["spec"], "finalizers");
+            rule::copy_part(old, new, "spec", "finalizers");
         }
         (self.rules.carry_over)(new, old);
-        if self.generation && self.content_differs(new, old) {
+        if self.generation
+            && self.content_differs(new, old)
+            && let Some(metadata) = rule::object_at(new, "metadata")
+        {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
-            new["metadata"]["generation"] = (generation + 1).into();
+            rule::set(metadata, "generation", generation + 1);
         }
     }
 
@@ -235,19 +235,19 @@ impl Kind {
     pub fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
         let sent = std::mem::replace(new, old.clone());
         rule::copy_field(&sent, new, "status");
-        rule::copy_field(&sent["metadata"], &mut new["metadata"], "resourceVersion");
-        rule::copy_field(&sent["metadata"], &mut new["metadata"], "managedFields");
+        rule::copy_part(&sent, new, "metadata", "resourceVersion");
+        rule::copy_part(&sent, new, "metadata", "managedFields");
         if self.rules.status_writes_labels {
-            rule::copy_field(&sent["metadata"], &mut new["metadata"], "labels");
-            rule::copy_field(&sent["metadata"], &mut new["metadata"], "annotations");
+            rule::copy_part(&sent, new, "metadata", "labels");
+            rule::copy_part(&sent, new, "metadata", "annotations");
         }
     }
 
     /// A write to a namespace's `finalize`: only `spec.finalizers` changes.
     pub fn prepare_for_finalize(&self, new: &mut Value, old: &Value) {
         let sent = std::mem::replace(new, old.clone());
-        rule::copy_field(&sent["spec"], &mut new["spec"], "finalizers");
-        rule::copy_field(&sent["metadata"], &mut new["metadata"], "resourceVersion");
+        rule::copy_part(&sent, new, "spec", "finalizers");
+        rule::copy_part(&sent, new, "metadata", "resourceVersion");
     }
 
     /// Somebody still has to clean up before a deleted object may go: `metadata.finalizers`, and for namespaces

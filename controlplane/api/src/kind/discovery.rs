@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column, some_of};
-use super::rule::{items, items_mut, set_default, text};
+use super::rule::{items, items_mut, set, set_default, text};
 use super::{Causes, Kind, Rules, names, row, rules};
 
 /// Most endpoints of a slice.
@@ -45,7 +45,7 @@ fn default(slice: &mut Value) {
     for port in items_mut(slice, "ports") {
         set_default(port, "protocol", "TCP");
         if port["name"].is_null() {
-            port["name"] = "".into();
+            set(port, "name", "");
         }
     }
 }

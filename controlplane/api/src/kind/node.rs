@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, NONE, column, text_or, wide};
-use super::rule::{items, text};
+use super::rule::{items, set_default, text};
 use super::{Causes, Kind, Rules, STATUS, SelectableField, names, row, rules};
 use crate::quantity::{self, Quantity};
 
@@ -42,17 +42,15 @@ pub(super) fn node() -> Kind {
 }
 
 fn default(node: &mut Value) {
-    let status = &mut node["status"];
+    let Some(status) = node.get_mut("status") else { return };
     for field in ["capacity", "allocatable"] {
-        quantity::write_as_text(&mut status[field]);
+        if let Some(list) = status.get_mut(field) {
+            quantity::write_as_text(list);
+        }
     }
-    if status.is_object() && status["allocatable"].is_null() {
-        status["allocatable"] = status["capacity"].clone();
-    }
-    // Reading a missing field for writing makes it null; null says the same as nothing, and is not stored.
-    super::rule::drop_nulls(node, &["status"]);
-    if let Some(status) = node.get_mut("status") {
-        super::rule::drop_nulls(status, &["capacity", "allocatable"]);
+    if status["capacity"].is_object() {
+        let capacity = status["capacity"].clone();
+        set_default(status, "allocatable", capacity);
     }
 }
 

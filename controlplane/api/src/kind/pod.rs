@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::cell::{AGE, NAME, NONE, column, text_or, wide};
 use super::pod_spec::CONTAINER_LISTS;
-use super::rule::{items, items_mut, text};
+use super::rule::{items, items_mut, set, text};
 use super::{Causes, Kind, Rules, STATUS, SelectableField, Subresource, names, pod_column, pod_spec, row, rules};
 use crate::quantity::Quantity;
 
@@ -82,7 +82,7 @@ fn fixed_part(spec: &Value) -> Value {
     let mut fixed = spec.clone();
     for list in CONTAINER_LISTS {
         for container in items_mut(&mut fixed, list) {
-            container["image"] = Value::Null;
+            set(container, "image", Value::Null);
         }
     }
     if let Some(fields) = fixed.as_object_mut() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::rule::{drop_nulls, items, items_mut, object_at, set_default, text};
+use super::rule::{items, items_mut, object_at, set, set_default, text};
 use super::{Causes, names};
 use crate::quantity::{self, Quantity};
 
@@ -38,13 +38,13 @@ pub(super) fn default_of_pod(spec: &mut Value) {
         for container in items_mut(spec, list) {
             for port in items_mut(container, "ports") {
                 if host_network && port["hostPort"].as_i64().unwrap_or(0) == 0 {
-                    port["hostPort"] = port["containerPort"].clone();
+                    let number = port["containerPort"].clone();
+                    set(port, "hostPort", number);
                 }
             }
             request_what_is_limited(container);
         }
     }
-    drop_nulls(spec, &["hostNetwork"]);
 }
 
 fn default_container(container: &mut Value) {
@@ -93,7 +93,7 @@ fn default_probe(probe: &mut Value) {
         [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
     {
         if probe[field].as_i64().unwrap_or(0) == 0 {
-            probe[field] = value.into();
+            set(probe, field, value);
         }
     }
     if let Some(get) = probe.get_mut("httpGet") {
@@ -104,7 +104,7 @@ fn default_probe(probe: &mut Value) {
 
 fn default_volume(volume: &mut Value) {
     if volume.as_object().is_some_and(|fields| fields.len() == 1 && fields.contains_key("name")) {
-        volume["emptyDir"] = json!({});
+        set(volume, "emptyDir", json!({}));
     }
     for source in ["configMap", "secret", "downwardAPI", "projected"] {
         if let Some(source) = volume.get_mut(source) {
@@ -114,19 +114,16 @@ fn default_volume(volume: &mut Value) {
     if let Some(path) = volume.get_mut("hostPath")
         && path["type"].is_null()
     {
-        path["type"] = "".into();
+        set(path, "type", "");
     }
 }
 
 fn request_what_is_limited(container: &mut Value) {
-    let limits = container["resources"]["limits"].clone();
-    let Some(limits) = limits.as_object() else {
-        drop_nulls(&mut container["resources"], &["limits"]);
-        return;
-    };
-    if let Some(requests) = object_at(&mut container["resources"], "requests") {
+    let Some(resources) = container.get_mut("resources") else { return };
+    let Some(limits) = resources["limits"].as_object().cloned() else { return };
+    if let Some(requests) = object_at(resources, "requests") {
         for (name, limit) in limits {
-            set_default(requests, name, limit.clone());
+            set_default(requests, &name, limit);
         }
     }
 }

@@ -80,13 +80,31 @@ impl Causes {
 
 /// Makes `field` of `to` what it is in `from`: there with the same value, or not there.
 pub(super) fn copy_field(from: &Value, to: &mut Value, field: &str) {
+    let Some(fields) = to.as_object_mut() else { return };
     match from.get(field) {
-        Some(value) => to[field] = value.clone(),
-        None => {
-            if let Some(fields) = to.as_object_mut() {
-                fields.shift_remove(field);
-            }
+        Some(value) => {
+            fields.insert(field.to_owned(), value.clone());
         }
+        None => {
+            fields.shift_remove(field);
+        }
+    }
+}
+
+/// [`copy_field`] for a field of a part, as `metadata`.
+pub(super) fn copy_part(from: &Value, to: &mut Value, part: &str, field: &str) {
+    if from[part].get(field).is_none() && to.get(part).is_none() {
+        return;
+    }
+    if let Some(to) = object_at(to, part) {
+        copy_field(&from[part], to, field);
+    }
+}
+
+/// Sets a field of an object; anything else is left for validation to refuse.
+pub(super) fn set(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(field.to_owned(), value.into());
     }
 }
 
@@ -105,13 +123,6 @@ pub(super) fn object_at<'a>(object: &'a mut Value, field: &str) -> Option<&'a mu
         *slot = Value::Object(serde_json::Map::new());
     }
     slot.is_object().then_some(slot)
-}
-
-/// Drops these fields where they are null.
-pub(super) fn drop_nulls(object: &mut Value, fields: &[&str]) {
-    if let Some(object) = object.as_object_mut() {
-        object.retain(|key, value| !(value.is_null() && fields.contains(&key.as_str())));
-    }
 }
 
 /// The items of a list, none when it is missing.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use super::cell::{AGE, NAME, NONE, column, labels, text_or, wide};
-use super::rule::{copy_field, items, items_mut, object_at, set_default, text};
+use super::rule::{copy_field, copy_part, items, items_mut, object_at, set, set_default, text};
 use super::{Causes, Kind, Rules, STATUS, SelectableField, names, row, rules};
 
 /// How long a client stays with its backend, in seconds, when it asks for that without a time.
@@ -70,22 +70,23 @@ fn default(service: &mut Value) {
     for port in items_mut(spec, "ports") {
         set_default(port, "protocol", "TCP");
         if matches!(&port["targetPort"], Value::Null) || port["targetPort"] == 0 || port["targetPort"] == "" {
-            port["targetPort"] = port["port"].clone();
+            let number = port["port"].clone();
+            set(port, "targetPort", number);
         }
     }
     match text(&spec["clusterIP"]).to_owned() {
         address if address.is_empty() => {
             if let Some(first) = items(&spec["clusterIPs"]).first().cloned() {
-                spec["clusterIP"] = first;
+                set(spec, "clusterIP", first);
             }
         }
-        address if items(&spec["clusterIPs"]).is_empty() => spec["clusterIPs"] = json!([address]),
+        address if items(&spec["clusterIPs"]).is_empty() => set(spec, "clusterIPs", json!([address])),
         _ => {}
     }
     set_default(spec, "type", "ClusterIP");
     set_default(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() {
-        spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": DEFAULT_AFFINITY_SECONDS}});
+        set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": DEFAULT_AFFINITY_SECONDS}}));
     }
     if spec["type"] != "ExternalName" {
         let family = if text(&spec["clusterIP"]).contains(':') { "IPv6" } else { "IPv4" };
@@ -99,7 +100,6 @@ fn default(service: &mut Value) {
     if spec["type"] == "LoadBalancer" {
         set_default(spec, "allocateLoadBalancerNodePorts", true);
     }
-    super::rule::drop_nulls(spec, &["clusterIP", "clusterIPs", "sessionAffinityConfig"]);
 }
 
 /// Writers leave out what was allocated for them: it stays.
@@ -109,14 +109,15 @@ fn carry_over(new: &mut Value, old: &Value) {
     }
     if text(&new["spec"]["clusterIP"]).is_empty() {
         for field in ["clusterIP", "clusterIPs"] {
-            copy_field(&old["spec"], &mut new["spec"], field);
+            copy_part(old, new, "spec", field);
         }
     }
     if text(&new["spec"]["type"]) == "ClusterIP" {
         return;
     }
     let olds = items(&old["spec"]["ports"]);
-    for port in items_mut(&mut new["spec"], "ports") {
+    let Some(spec) = new.get_mut("spec") else { return };
+    for port in items_mut(spec, "ports") {
         let same = |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
         if port["nodePort"].is_null()
             && let Some(old) = olds.iter().find(same)
