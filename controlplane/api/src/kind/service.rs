@@ -51,7 +51,7 @@ pub(super) fn service() -> Kind {
 }
 
 /// Whether a Service is to have an address of its own.
-pub fn needs_cluster_ip(service: &Value) -> bool {
+fn needs_cluster_ip(service: &Value) -> bool {
     let spec = &service["spec"];
     spec["type"] != "ExternalName" && spec["clusterIP"] != HEADLESS
 }
