@@ -50,7 +50,7 @@ pub(crate) fn run(args: PkiArgs) -> anyhow::Result<()> {
         }
         PkiCommand::Kubeconfig { cert_dir, server, user, groups, output } => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-            Pki::open(&cert_dir, &[])?.write_kubeconfig(&server, &user, &groups, &output)?;
+            Pki::load(&cert_dir)?.write_kubeconfig(&server, &user, &groups, &output)?;
             println!("{user} is in {}", output.display());
         }
     }
