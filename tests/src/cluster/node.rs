@@ -105,12 +105,7 @@ impl Node {
         self.agent.restart()
     }
 
-    /// Killed and started again.
-    pub fn restart_agent(&mut self) -> Result<()> {
-        self.kill_agent()?;
-        self.start_agent()
-    }
-
+    /// Its log tells what it does.
     pub fn agent(&self) -> &Process {
         &self.agent
     }

@@ -29,7 +29,7 @@ pub(crate) struct Fixture {
 /// The shared cluster. A test that fails leaves it to the next as it is.
 pub(crate) fn fixture() -> MutexGuard<'static, Fixture> {
     static FIXTURE: OnceLock<Result<Mutex<Fixture>, String>> = OnceLock::new();
-    match FIXTURE.get_or_init(|| Fixture::start().map(Mutex::new).map_err(|error| format!("{error:?}"))) {
+    match FIXTURE.get_or_init(|| Fixture::start().map(Mutex::new).map_err(|error| format!("{error:#}"))) {
         Ok(fixture) => fixture.lock().unwrap_or_else(PoisonError::into_inner),
         Err(error) => panic!("the cluster did not start: {error}"),
     }
