@@ -18,6 +18,13 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 const INIT: &str = "mount -t tmpfs tmpfs /run && ip link set lo up && echo $$ || exit 1
 while :; do sleep 3600 & wait $!; done";
 
+/// In a chroot, mounts could not be made private, and whoever enters a container's mount namespace would come
+/// out in the machine's root directory. So this leaves the chroot in a mount namespace of its own, and makes the
+/// chroot's directory the root of that. $0 is a process inside the chroot, the rest the command to go on with.
+const PIVOT: &str = "root=$(readlink /proc/$0/root) && mount --make-rprivate / && mount --rbind \"$root\" \"$root\" &&
+cd \"$root\" && pivot_root . mnt && umount -l /mnt || exit 1
+exec \"$@\"";
+
 /// Holds a node's namespaces. Its own /run and bpffs are what makes a node forget the others.
 const HOLDER: &str =
     "mount -t tmpfs tmpfs /run && mount -t bpf bpf /sys/fs/bpf && ip link set lo up && echo $$ || exit 1
@@ -38,6 +45,13 @@ pub struct Space {
 }
 
 impl Space {
+    /// The namespaces of a process, given its directory in a /proc.
+    fn of(proc: &Path, cgroup: PathBuf, holder: u32) -> Self {
+        let namespace = |kind: &str| proc.join("ns").join(kind);
+        let (pid, mount, net) = (namespace("pid"), namespace("mnt"), namespace("net"));
+        Self { pid, mount, net, cgroup, holder }
+    }
+
     /// A command inside, with the tools on its PATH and in the space's cgroup.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         self.command_in(&self.cgroup, program)
@@ -115,9 +129,7 @@ impl Spaces {
     /// `cgroup` is for what runs beside the control plane.
     pub fn new(cgroup: PathBuf) -> Result<Self> {
         let keeper = Keeper::start()?;
-        let proc = PathBuf::from(format!("/proc/{}/ns", keeper.init));
-        let control =
-            Space { pid: proc.join("pid"), mount: proc.join("mnt"), net: proc.join("net"), cgroup, holder: 1 };
+        let control = Space::of(&PathBuf::from(format!("/proc/{}", keeper.init)), cgroup, 1);
         Ok(Self { control, keeper, holders: Vec::new() })
     }
 
@@ -135,8 +147,8 @@ impl Spaces {
         self.holders.push(child);
         let holder = holder?;
         // Through the root of the first process: its /proc is the one that knows the holder.
-        let proc = PathBuf::from(format!("/proc/{}/root/proc/{holder}/ns", self.keeper.init));
-        Ok(Space { pid: self.control.pid.clone(), mount: proc.join("mnt"), net: proc.join("net"), cgroup, holder })
+        let proc = PathBuf::from(format!("/proc/{}/root/proc/{holder}", self.keeper.init));
+        Ok(Space { pid: self.control.pid.clone(), ..Space::of(&proc, cgroup, holder) })
     }
 }
 
@@ -191,8 +203,32 @@ impl Keeper {
 
 fn spawn_init() -> Result<(Child, u32)> {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
-    command.args(["--mount", "--net", "sh", "-c", INIT]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(["--pdeathsig", "KILL"]);
+    if !root_is_mounted()? {
+        command.args([
+            "unshare",
+            "--mount",
+            "--propagation",
+            "unchanged",
+            "nsenter",
+            "--mount=/proc/self/ns/mnt",
+            "--",
+        ]);
+        command.args(["sh", "-c", PIVOT]).arg(std::process::id().to_string());
+    }
+    command.args([
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount-proc",
+        "--mount",
+        "--net",
+        "sh",
+        "-c",
+        INIT,
+    ]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     environment(&mut command);
     let mut outer = command.spawn().context("cannot start setpriv and unshare (package util-linux)")?;
     let init = first_number(&mut outer)
@@ -203,6 +239,12 @@ fn spawn_init() -> Result<(Child, u32)> {
         let _ = outer.wait();
     }
     init.map(|init| (outer, init))
+}
+
+/// Is our root directory a mount point, as it is everywhere but in a chroot?
+fn root_is_mounted() -> Result<bool> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    Ok(text.lines().any(|line| line.split(' ').nth(4) == Some("/")))
 }
 
 fn environment(command: &mut Command) {

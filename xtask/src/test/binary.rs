@@ -72,8 +72,7 @@ impl Binary {
     fn unit(message: &Value) -> Option<Self> {
         let mut binary = Self::read(message, "unit")?;
         if message["target"]["kind"][0] == "test" {
-            let package = binary.directory.file_name()?.to_string_lossy().into_owned();
-            binary.prefix = format!("{package}::{}", binary.name);
+            binary.prefix = format!("{}::{}", package(message)?.replace('-', "_"), binary.name);
         }
         Some(binary)
     }
@@ -89,6 +88,12 @@ impl Binary {
             directory: manifest.parent()?.into(),
         })
     }
+}
+
+/// Its package's name: ids end in `#NAME@VERSION`, or in `/NAME#VERSION`.
+fn package(message: &Value) -> Option<&str> {
+    let (path, end) = message["package_id"].as_str()?.split_once('#')?;
+    end.split_once('@').map(|(name, _)| name).or_else(|| path.rsplit('/').next())
 }
 
 /// A test or benchmark, not a plain binary built on the way. A benchmark without libtest's harness has
