@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::Result;
 use crate::build;
-use crate::workspace::{cargo, cargo_target, pass_through, privileged};
+use crate::workspace::{cargo_target, pass_through, privileged};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -33,13 +33,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     build::everything(arguments.yes)?;
-    let example = ["--package", "diolkos-tests", "--example", "demo"];
-    pass_through(cargo().args(["build", "--locked", "--release"]).args(example))?;
     pass_through(&mut command(arguments)?)
 }
 
 fn command(arguments: &Arguments) -> Result<Command> {
-    let mut command = privileged(cargo_target().join("release/examples/demo"))?;
+    let mut command = privileged(cargo_target().join("release/demo"))?;
     for (flag, value) in
         [("--nodes", arguments.nodes), ("--seconds", arguments.seconds), ("--rounds", arguments.rounds)]
     {

@@ -1,10 +1,12 @@
 //! Builds the offline container images without Docker.
 
+use std::process::Command;
+
 use clap::Args;
 
 use crate::Result;
-use crate::setup;
-use crate::workspace::{cargo, pass_through};
+use crate::build;
+use crate::workspace::{cargo_target, pass_through};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -14,6 +16,6 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::ensure(&setup::Arguments { yes: arguments.yes })?;
-    pass_through(cargo().args(["run", "--locked", "--quiet", "--package", "diolkos-tests", "--example", "images"]))
+    build::everything(arguments.yes)?;
+    pass_through(&mut Command::new(cargo_target().join("release/images")))
 }

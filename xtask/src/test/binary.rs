@@ -27,32 +27,14 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
-    /// Compiles the test binaries of the suites.
+    /// Compiles the test binaries, and returns those of the suites. Always the same selection of packages
+    /// and targets: with another one cargo would build the dependencies again, with other features.
     pub(crate) fn build_all(suites: &[&Suite]) -> Result<Vec<Self>> {
-        let mut found = Vec::new();
-        if suites.iter().any(|suite| suite.binaries.is_empty()) {
-            let mut command = cargo();
-            command.args(["test", "--locked", "--no-run", "--workspace", "--lib", "--bins", "--tests"]);
-            command.args(["--exclude", INTEGRATION, "--exclude", "diolkos-programs"]);
-            found.extend(build(&mut command)?.into_iter().filter_map(|message| Self::unit(&message)));
-        }
-        let mut names: Vec<&str> = suites.iter().flat_map(|suite| suite.binaries.iter().copied()).collect();
-        // A suite without its binary fails by itself, with its name; the others still run.
-        let directory = crate::workspace::root().join("tests/tests");
-        names.retain(|name| {
-            [format!("{name}.rs"), format!("{name}/main.rs")].iter().any(|file| directory.join(file).is_file())
-        });
-        if !names.is_empty() {
-            let mut command = cargo();
-            command.args(["test", "--locked", "--no-run", "--package", INTEGRATION]);
-            command.args(names.iter().flat_map(|name| ["--test", name]));
-            for message in build(&mut command)? {
-                let suite =
-                    suites.iter().find(|suite| suite.binaries.iter().any(|name| message["target"]["name"] == *name));
-                found.extend(suite.and_then(|suite| Self::read(&message, suite.name)));
-            }
-        }
-        Ok(found)
+        let mut command = cargo();
+        command.args(["test", "--locked", "--no-run", "--workspace", "--exclude", "diolkos-programs"]);
+        command.args(["--lib", "--bins", "--tests"]);
+        let found = build(&mut command)?;
+        Ok(found.iter().filter_map(|message| suites.iter().find_map(|suite| Self::of(suite, message))).collect())
     }
 
     /// Compiles one benchmark, optimised, and returns its executable.
@@ -69,12 +51,18 @@ impl Binary {
         tests.iter().filter_map(|test| test.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
-    fn unit(message: &Value) -> Option<Self> {
-        let mut binary = Self::read(message, "unit")?;
-        if message["target"]["kind"][0] == "test" {
-            binary.prefix = format!("{}::{}", package(message)?.replace('-', "_"), binary.name);
+    /// The executable, when it belongs to the suite.
+    fn of(suite: &Suite, message: &Value) -> Option<Self> {
+        let mut binary = Self::read(message, suite.name)?;
+        let package = package(message)?;
+        let integration = message["target"]["kind"][0] == "test";
+        if package == INTEGRATION && integration {
+            return suite.binaries.contains(&binary.name.as_str()).then_some(binary);
         }
-        Some(binary)
+        if integration {
+            binary.prefix = format!("{}::{}", package.replace('-', "_"), binary.name);
+        }
+        suite.binaries.is_empty().then_some(binary)
     }
 
     fn read(message: &Value, suite: &'static str) -> Option<Self> {
