@@ -6,7 +6,7 @@
 use crate::address::{Address, address_words, hash};
 
 /// Map `conntrack`: LRU HASH with one LRU list per core (`BPF_F_NO_COMMON_LRU`), [`Tuple`] -> [`Flow`]. Written and
-/// read by the tc programs, swept by the agent.
+/// read by the tc programs alone: what is not used gives way to what is new.
 pub const FLOWS: u32 = 1 << 17;
 
 /// A flow's times are `jiffies >> TIME_SHIFT`, so that 32 bits last.

@@ -1,6 +1,7 @@
 //! What the maps should say: pure functions of Services, EndpointSlices and Nodes.
 //!
-//! A Service is desired whole or refused whole; each refusal says why. What is served: ClusterIP, TCP, IPv4.
+//! What is served: ClusterIP, TCP, IPv4. The ports of a Service are desired together or refused together, and each
+//! refusal says why; what else a Service asks for ([`unserved`]) is named too.
 
 mod refusal;
 mod rows;
@@ -59,6 +60,8 @@ pub struct DesiredPort {
     pub frontends: Vec<FrontendKey>,
     /// The row, each backend once, with the name of its node.
     pub row: BTreeMap<BackendKey, Option<Arc<str>>>,
+    /// Those of the row whose pods are terminating: they serve while none is ready.
+    pub terminating: BTreeSet<BackendKey>,
     /// Backends the slices still name but the row does not: they keep their established connections. The flag says
     /// that the pod is terminating, so that its absence from the slices will mean that it is gone.
     pub draining: BTreeMap<BackendKey, bool>,
@@ -110,15 +113,33 @@ pub fn service(
             .map(|ip| FrontendKey::new(v4_mapped(ip.octets()), key.port.to_be_bytes(), key.protocol, scope::CLUSTER))
             .collect();
         let port_name = port.name.as_deref().unwrap_or_default();
-        let (row, draining) = rows::row(slices, port_name, key.protocol, local_only.then_some(node_name))?;
-        if row.len() > SLOTS_PER_SERVICE as usize {
-            return Err(refuse(Reason::RowTooLong { port: key.port, backends: row.len(), limit: SLOTS_PER_SERVICE }));
+        let port = rows::row(slices, port_name, key.protocol, local_only.then_some(node_name))?;
+        let backends = port.row.len();
+        if backends > SLOTS_PER_SERVICE as usize {
+            return Err(refuse(Reason::RowTooLong { port: key.port, backends, limit: SLOTS_PER_SERVICE }));
         }
-        if desired.ports.insert(key, DesiredPort { frontends, row, draining }).is_some() {
+        if desired.ports.insert(key, DesiredPort { frontends, ..port }).is_some() {
             return Err(refuse(Reason::DuplicatePort(key.port)));
         }
     }
     Ok(Some(desired))
+}
+
+/// What is not served of a Service though the rest of it is: it must not be missed in silence.
+pub fn unserved(object: &Service) -> Vec<Reason> {
+    let Some(spec) = object.spec.as_ref().filter(|_| is_served(object)) else { return Vec::new() };
+    let mut reasons = Vec::new();
+    match spec.type_.as_deref() {
+        None | Some("ClusterIP") => {}
+        Some(other) => reasons.push(Reason::ExternalTraffic(other.to_owned())),
+    }
+    if spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
+        reasons.push(Reason::ExternalIps);
+    }
+    let single = spec.cluster_ip.iter().filter(|_| spec.cluster_ips.as_ref().is_none_or(Vec::is_empty));
+    let all = spec.cluster_ips.iter().flatten().chain(single);
+    reasons.extend(all.filter(|ip| ip.contains(':')).map(|ip| Reason::Ipv6(ip.clone())));
+    reasons
 }
 
 /// The other nodes by name. Nodes without a pod CIDR yet are left out; what contradicts itself or another node is

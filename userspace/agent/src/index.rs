@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::desired::{self, DesiredNode, DesiredService, Refusal, ServiceName, ThisNode};
+use crate::desired::{self, DesiredNode, DesiredService, Reason, Refusal, ServiceName, ThisNode};
 use crate::source::Change;
 
 /// The label that names an EndpointSlice's Service.
@@ -86,6 +86,11 @@ impl Index {
         let Some(service) = self.services.get(name) else { return Ok(None) };
         let slices: Vec<&EndpointSlice> = self.slices.get(name).into_iter().flat_map(BTreeMap::values).collect();
         desired::service(service, &slices, node_name)
+    }
+
+    /// What is not served of a Service though the rest of it is.
+    pub fn unserved(&self, name: &ServiceName) -> Vec<Reason> {
+        self.services.get(name).map(desired::unserved).unwrap_or_default()
     }
 
     /// What the maps should hold of the other nodes.

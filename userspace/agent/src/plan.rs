@@ -81,6 +81,16 @@ pub enum NoRoom {
     Taken { address: std::net::Ipv6Addr, port: u16, by: ServiceName },
 }
 
+impl NoRoom {
+    /// The reason in one word, for counters.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => "map_full",
+            Self::Taken { .. } => "address_taken",
+        }
+    }
+}
+
 /// A service and what is desired of it now; nothing when it shall be gone.
 pub type ServiceChange<'a> = (&'a ServiceName, Option<&'a DesiredService>);
 

@@ -32,6 +32,12 @@ pub enum Reason {
     BadEndpointPort(i32),
     #[error("port {port} has {backends} ready endpoints, a row holds {limit}: split the Service")]
     RowTooLong { port: u16, backends: usize, limit: u32 },
+    #[error("type {0} is served at its cluster addresses only, its node ports and load balancer addresses are not")]
+    ExternalTraffic(String),
+    #[error("its external addresses are not served, only its cluster addresses are: remove spec.externalIPs")]
+    ExternalIps,
+    #[error("its cluster address {0} is not served, only IPv4 is: set spec.ipFamilies to IPv4")]
+    Ipv6(String),
     #[error("pod CIDR {0:?} is not an IPv4 network of /1 to /30 without host bits: correct spec.podCIDRs")]
     BadPodCidr(String),
     #[error("its pod CIDR is a /{found}, this node's is a /{wanted}: give all nodes one length")]
@@ -54,6 +60,9 @@ impl Reason {
             Self::BadAddress { .. } => "bad_address",
             Self::BadEndpointPort(_) => "bad_endpoint_port",
             Self::RowTooLong { .. } => "row_too_long",
+            Self::ExternalTraffic(_) => "external_traffic",
+            Self::ExternalIps => "external_ips",
+            Self::Ipv6(_) => "ipv6",
             Self::BadPodCidr(_) => "bad_pod_cidr",
             Self::PodCidrLength { .. } => "pod_cidr_length",
             Self::PodCidrTaken => "pod_cidr_taken",

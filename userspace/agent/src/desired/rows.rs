@@ -7,13 +7,10 @@ use std::sync::Arc;
 use diolkos_abi::address::{protocol, v4_mapped};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::{BackendKey, Reason, Refusal};
-
-/// The row of a port, and those it names no more but the slices still do (true: terminating).
-type Row = (BTreeMap<BackendKey, Option<Arc<str>>>, BTreeMap<BackendKey, bool>);
+use super::{BackendKey, DesiredPort, Reason, Refusal};
 
 /// Picks the ready endpoints of the slices' port of this name and protocol; when there are none, those that terminate
-/// but still serve. `only_node` keeps the endpoints of one node (internalTrafficPolicy Local).
+/// but still serve. The port's frontends are left to the caller. `only_node` keeps the endpoints of one node (internalTrafficPolicy Local).
 ///
 /// A slice with an address or port that cannot be is refused, and with it the Service: half of its endpoints would
 /// carry the load of all.
@@ -22,7 +19,7 @@ pub(super) fn row(
     port_name: &str,
     protocol: u8,
     only_node: Option<&str>,
-) -> Result<Row, Refusal> {
+) -> Result<DesiredPort, Refusal> {
     let mut all: BTreeMap<BackendKey, Candidate> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
         let Some(port) = slice_port(slice, port_name, protocol).map_err(|reason| refusal(slice, reason))? else {
@@ -40,17 +37,19 @@ pub(super) fn row(
         }
     }
     let any_ready = all.values().any(|candidate| candidate.ready);
-    let mut row = BTreeMap::new();
-    let mut draining = BTreeMap::new();
+    let mut desired = DesiredPort::default();
     for (key, candidate) in all {
         let serves = if any_ready { candidate.ready } else { candidate.serving && candidate.terminating };
-        if serves {
-            row.insert(key, candidate.node);
-        } else {
-            draining.insert(key, candidate.terminating);
+        if !serves {
+            desired.draining.insert(key, candidate.terminating);
+            continue;
         }
+        if candidate.terminating {
+            desired.terminating.insert(key);
+        }
+        desired.row.insert(key, candidate.node);
     }
-    Ok((row, draining))
+    Ok(desired)
 }
 
 struct Candidate {

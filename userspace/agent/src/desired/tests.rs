@@ -62,7 +62,9 @@ fn terminating_endpoints_serve_while_none_is_ready() {
         endpoint("10.244.0.2", false, false, true),
         endpoint("10.244.0.3", false, true, false),
     ]))];
-    assert_eq!(last_bytes(port(&web(), &slices).row.into_keys()), [1]);
+    let port = port(&web(), &slices);
+    assert_eq!(last_bytes(port.row.into_keys()), [1]);
+    assert_eq!(last_bytes(port.terminating), [1], "with it out of the slices its pod is gone");
 }
 
 #[test]
@@ -193,4 +195,21 @@ fn nodes_that_contradict_others_are_refused_and_unfinished_ones_wait() {
         ("Node n7", "bad_pod_cidr"),
     ];
     assert_eq!(words, expected);
+}
+
+#[test]
+fn what_is_not_served_of_a_service_is_named() {
+    let words = |spec| unserved(&object(spec)).iter().map(Reason::word).collect::<Vec<_>>();
+    let dual = json!(["10.96.0.1", "fd00::1"]);
+    assert_eq!(words(json!({ "type": "NodePort", "clusterIP": "10.96.0.1" })), ["external_traffic"]);
+    assert_eq!(words(json!({ "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"] })), ["external_traffic"]);
+    assert_eq!(words(json!({ "clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.1"] })), ["external_ips"]);
+    assert_eq!(words(json!({ "clusterIP": "10.96.0.1", "clusterIPs": dual })), ["ipv6"]);
+    assert_eq!(words(json!({ "clusterIP": "fd00::1" })), ["ipv6"]);
+    for whole in [json!({ "type": "ClusterIP", "clusterIP": "10.96.0.1" }), json!({ "type": "ExternalName" })] {
+        assert_eq!(words(whole), [""; 0]);
+    }
+    let mut labelled = object(json!({ "type": "NodePort", "clusterIP": "10.96.0.1" }));
+    labelled.metadata.labels = Some([(NOT_OURS[0].to_owned(), "other".to_owned())].into());
+    assert_eq!(unserved(&labelled), []);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use diolkos_abi::address::Address;
 use diolkos_abi::service::{Backend, backend_state};
 
 use super::ids::Ids;
@@ -128,6 +129,23 @@ impl Backends {
             self.dying.push_back((now + quarantine, record.id));
         }
         steps
+    }
+
+    /// The addresses of backends that live only for the connections they have.
+    pub(super) fn orphan_addresses(&self) -> impl Iterator<Item = &Address> {
+        self.orphans.iter().map(|(_, key)| &key.address)
+    }
+
+    /// Orphans whose pods are known to be gone are due now.
+    pub(super) fn end_orphans(&mut self, is_gone: impl Fn(&Address) -> bool, now: Duration) {
+        let gone: Vec<_> = self.orphans.iter().filter(|(_, key)| is_gone(&key.address)).copied().collect();
+        for (until, key) in gone {
+            self.orphans.remove(&(until, key));
+            self.orphans.insert((now, key));
+            if let Some(record) = self.records.get_mut(&key) {
+                record.orphan_until = Some(now);
+            }
+        }
     }
 
     /// When [`Backends::expire`] has something to do next.

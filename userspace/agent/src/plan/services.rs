@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use diolkos_abi::address::Address;
 use diolkos_abi::service::{FrontendKey, frontend_word, row_word};
 
 use super::ids::Extent;
@@ -99,6 +100,16 @@ impl Planner {
         done.iter().map(|key| Step { owner: owner(), operation: Operation::RemoveFrontend { key: *key } }).collect()
     }
 
+    /// The addresses of backends that no service names and that live only for the connections they have.
+    pub fn orphan_addresses(&self) -> impl Iterator<Item = &Address> {
+        self.backends.orphan_addresses()
+    }
+
+    /// Says which of those addresses have no pod any more: the next housekeeping ends their backends.
+    pub fn end_orphans(&mut self, is_gone: impl Fn(&Address) -> bool, now: Duration) {
+        self.backends.end_orphans(is_gone, now);
+    }
+
     /// Ends what is due. To be carried out before the next plan.
     pub fn housekeeping(&mut self, now: Duration) -> Vec<Step> {
         ordered(self.backends.expire(now, self.quarantine))
@@ -143,6 +154,12 @@ impl Planner {
     /// Sets aside all that a service needs, or nothing.
     fn reserve(&mut self, name: &ServiceName, desired: &DesiredService, work: &Work) -> Result<Reservation, NoRoom> {
         let mut reservation = Reservation::default();
+        // All ports before any can be refused: what an earlier agent served of the service stays its own.
+        for (key, port) in &desired.ports {
+            if self.services.get(name).is_none_or(|ports| !ports.contains_key(key)) {
+                self.claim(name, *key, port);
+            }
+        }
         for (key, port) in &desired.ports {
             if let Err(error) = self.reserve_port(name, *key, port, &mut reservation, work) {
                 self.undo(reservation);
@@ -167,9 +184,6 @@ impl Planner {
         reservation: &mut Reservation,
         work: &Work,
     ) -> Result<(), NoRoom> {
-        if self.services.get(name).is_none_or(|ports| !ports.contains_key(&key)) {
-            self.claim(name, key, port);
-        }
         let record = self.services.get(name).and_then(|ports| ports.get(&key));
         let known = record.map(|record| (record.id, record.row.clone()));
         let has = |frontend: &FrontendKey| record.is_some_and(|record| record.frontends.contains(frontend));
@@ -281,7 +295,7 @@ impl Planner {
                 old_row = record.row.replace(row);
             }
             record.frontends.extend(&port.frontends);
-            let serving = wanted.row.keys().map(|key| (*key, false));
+            let serving = wanted.row.keys().map(|key| (*key, wanted.terminating.contains(key)));
             let named = serving.chain(wanted.draining.iter().map(|(key, ending)| (*key, *ending))).collect();
             let old = std::mem::replace(&mut record.named, named);
             for key in record.named.keys().filter(|key| !old.contains_key(key)) {

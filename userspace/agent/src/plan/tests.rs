@@ -48,7 +48,7 @@ fn backend(n: u8) -> BackendKey {
 fn port(address: u8, port: u16, backends: impl IntoIterator<Item = u8>) -> (PortKey, DesiredPort) {
     let node = |n: u8| (n % 3 < 2).then(|| Arc::from(format!("n{}", n % 3)));
     let row = backends.into_iter().map(|n| (backend(n), node(n))).collect();
-    let desired = DesiredPort { frontends: vec![frontend(address, port)], row, draining: BTreeMap::new() };
+    let desired = DesiredPort { frontends: vec![frontend(address, port)], row, ..DesiredPort::default() };
     (PortKey { port, protocol: protocol::TCP }, desired)
 }
 

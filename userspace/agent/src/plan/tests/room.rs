@@ -85,3 +85,18 @@ fn an_insertion_that_fails_takes_the_services_other_insertions_back() {
     let inserts = again.iter().filter(|step| matches!(step.operation, Operation::InsertFrontend { .. })).count();
     assert_eq!((inserts, again.len()), (2, 2), "only the insertions are tried again");
 }
+
+#[test]
+fn a_restart_without_room_for_a_change_leaves_all_ports_of_the_service_as_they_were() {
+    let mut first = World::new(Capacities { backends: 3, ..SMALL });
+    let old = service([port(0, 80, [1]), port(0, 443, [2])]);
+    first.start(&[(service_name(0), old)].into(), &BTreeMap::new());
+    let before = reachable(&mut first.model);
+    let mut second = World::over(first.model);
+    // The first port does not fit, so the second is never looked at.
+    let refused = change(&mut second, 0, &service([port(0, 80, [1, 3]), port(0, 443, [2])]));
+    assert_eq!(refused, vec![NoRoom::Full { map: "BACKEND", capacity: 3 }]);
+    let steps = second.planner.finish_adoption(second.now);
+    second.run(&steps);
+    assert_eq!(reachable(&mut second.model), before);
+}
