@@ -27,6 +27,7 @@ fn add_makes_a_pod_that_check_approves_and_del_takes_everything_away() {
         assert_eq!(node.add("c1", &sandbox).await.unwrap(), result, "a repeated ADD answers the same");
 
         node.call(request("DEL", "c1", &sandbox.path)).await.unwrap();
+        tokio::time::timeout(Duration::ZERO, node.pods.gone()).await.expect("the driver is told of a pod that is gone");
         node.assert_empty();
         assert!(!sandbox.ip("-o link").contains("eth0"));
         for netns in ["", "/nonexistent/netns", &sandbox.path] {

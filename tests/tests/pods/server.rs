@@ -1,10 +1,11 @@
 //! The socket.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use diolkos_agent::pods::PodsError;
 use diolkos_agent::pods::protocol::{Reply, Request};
+use diolkos_agent::pods::{PodsError, listen};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -20,8 +21,8 @@ fn calls_come_in_by_the_socket_and_the_server_stops_when_asked() {
         // What an agent that was killed leaves.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let (pods, at) = (node.pods.clone(), socket.clone());
-        let server = tokio::spawn(async move { pods.serve(&at, async { drop(stopped.await) }).await });
+        let (pods, listener) = (node.pods.clone(), listen(&socket).await.unwrap());
+        let server = tokio::spawn(async move { pods.serve(listener, async { drop(stopped.await) }).await });
 
         let sandbox = Sandbox::new();
         let reply = ask(&socket, &request("ADD", "c1", &sandbox.path)).await;
@@ -29,7 +30,7 @@ fn calls_come_in_by_the_socket_and_the_server_stops_when_asked() {
         let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let second = node.pods.serve(&socket, std::future::pending()).await;
+        let second = listen(&socket).await;
         assert!(matches!(second, Err(PodsError::AnotherAgent { .. })), "{second:?}");
 
         assert_eq!(ask(&socket, &request("DEL", "c1", "")).await, Reply::Result(serde_json::Value::Null));
@@ -44,8 +45,8 @@ fn what_is_no_request_gets_an_error() {
     on_a_node(async || {
         let node = Node::new().await;
         let socket = node.state.path().join("cni.sock");
-        let (pods, at) = (node.pods.clone(), socket.clone());
-        let server = tokio::spawn(async move { pods.serve(&at, std::future::pending()).await });
+        let (pods, listener) = (node.pods.clone(), listen(&socket).await.unwrap());
+        let server = tokio::spawn(async move { pods.serve(listener, std::future::pending()).await });
         let too_long = vec![b'x'; (1 << 20) + 1];
         for garbage in [b"hello\n".as_slice(), b"\"ADD\"\n", b"\n", &too_long] {
             let reply = converse(&socket, garbage).await;
@@ -60,8 +61,8 @@ fn many_calls_at_a_time_are_all_answered() {
     on_a_node(async || {
         let node = Node::new().await;
         let socket = node.state.path().join("cni.sock");
-        let (pods, at) = (node.pods.clone(), socket.clone());
-        let server = tokio::spawn(async move { pods.serve(&at, std::future::pending()).await });
+        let (pods, listener) = (node.pods.clone(), listen(&socket).await.unwrap());
+        let server = tokio::spawn(async move { pods.serve(listener, std::future::pending()).await });
         let sandboxes: Vec<Sandbox> = (0..40).map(|_| Sandbox::new()).collect();
         let mut calls = tokio::task::JoinSet::new();
         for (index, sandbox) in sandboxes.iter().enumerate() {
@@ -71,8 +72,7 @@ fn many_calls_at_a_time_are_all_answered() {
         for reply in calls.join_all().await {
             assert!(matches!(reply, Reply::Result(_)), "{reply:?}");
         }
-        let mut addresses: Vec<_> = node.pods.attachments().into_iter().map(|held| held.address).collect();
-        addresses.dedup();
+        let addresses: BTreeSet<_> = node.pods.attachments().into_iter().map(|held| held.address).collect();
         assert_eq!(addresses.len(), 40);
         assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 40);
         server.abort();
@@ -86,22 +86,10 @@ async fn ask(socket: &Path, request: &Request) -> Reply {
 }
 
 async fn converse(socket: &Path, bytes: &[u8]) -> Reply {
-    let mut stream = connect(socket).await;
+    let mut stream = UnixStream::connect(socket).await.unwrap();
     // The server answers an oversized request before it has read all of it.
     drop(stream.write_all(bytes).await);
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).await.unwrap();
     serde_json::from_str(&answer).unwrap()
-}
-
-/// The server may not listen yet.
-async fn connect(socket: &Path) -> UnixStream {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    loop {
-        match UnixStream::connect(socket).await {
-            Ok(stream) => return stream,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-        tokio::task::yield_now().await;
-    }
 }

@@ -1,22 +1,25 @@
 //! Carries what is desired into the dataplane, and tries again what failed.
 
+mod refusals;
 mod retry;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use diolkos_abi::address::v4_of;
+use diolkos_abi::address::{Address, v4_of};
 use diolkos_abi::service::FrontendKey;
 use ipnetwork::Ipv4Network;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::dataplane::Shared;
 use crate::dataplane::execute::{Outcome, execute};
-use crate::desired::{DesiredService, ServiceName, ThisNode};
+use crate::desired::{DesiredService, Reason, Refusal, ServiceName, ThisNode};
 use crate::index::{Dirty, Index};
 use crate::plan::{Operation, Owner, Planner, Step};
 use crate::source::Change;
+use refusals::Refusals;
+pub use refusals::Refused;
 use retry::Retries;
 
 /// How often the maps are compared with what they should hold.
@@ -32,10 +35,11 @@ pub struct Driver {
     /// Nothing before the first sync, and after the maps contradicted the mirror: then they are adopted anew.
     planner: Option<Planner>,
     retries: Retries,
-    /// Why an object is not served, by the object's kind and name: each is logged once.
-    refusals: BTreeMap<String, String>,
-    /// Other nodes' pod CIDRs, for the host's routes.
-    pod_cidrs: BTreeSet<Ipv4Network>,
+    refusals: Refusals,
+    /// Other nodes' pod CIDRs, for the host's routes; nothing before the first sync.
+    pod_cidrs: Option<BTreeSet<Ipv4Network>>,
+    /// Pods of this node may be gone whose backends live on.
+    look_at_pods: bool,
     resync: Duration,
     has_synced: bool,
 }
@@ -71,8 +75,9 @@ impl Driver {
             dirty: Dirty::default(),
             planner: None,
             retries: Retries::default(),
-            refusals: BTreeMap::new(),
-            pod_cidrs: BTreeSet::new(),
+            refusals: Refusals::default(),
+            pod_cidrs: None,
+            look_at_pods: true,
             resync: RESYNC,
             has_synced: false,
         }
@@ -88,9 +93,14 @@ impl Driver {
         self.has_synced
     }
 
-    /// The pod CIDRs of the other nodes.
-    pub fn pod_cidrs(&self) -> &BTreeSet<Ipv4Network> {
-        &self.pod_cidrs
+    /// A pod of this node is gone: at the next cycle its backends end, unless a service names them still.
+    pub fn pod_gone(&mut self) {
+        self.look_at_pods = true;
+    }
+
+    /// The pod CIDRs of the other nodes; nothing while they are not known.
+    pub fn pod_cidrs(&self) -> Option<&BTreeSet<Ipv4Network>> {
+        self.pod_cidrs.as_ref()
     }
 
     /// A Node as the API knows it.
@@ -98,9 +108,14 @@ impl Driver {
         self.index.node(name)
     }
 
-    /// Why objects are not served, by kind and name.
-    pub fn refusals(&self) -> &BTreeMap<String, String> {
-        &self.refusals
+    /// Why objects are not served, or not in all, by kind and name.
+    pub fn refusals(&self) -> &BTreeMap<String, Refused> {
+        self.refusals.objects()
+    }
+
+    /// How many objects are not served, or not in all, by reason.
+    pub fn refusal_counts(&self) -> BTreeMap<&'static str, usize> {
+        self.refusals.counts()
     }
 
     /// Does what is due; `now` is the time since the agent's start. Before all sources are in sync nothing is due.
@@ -116,7 +131,10 @@ impl Driver {
                 None => return cycle,
             },
         };
-        match self.work(&mut planner, now, &mut cycle) {
+        let is_resync = now >= self.resync;
+        let worked = self.work(&mut planner, now, &mut cycle);
+        self.refusals.summarize(is_resync);
+        match worked {
             Ok(()) => {
                 self.retries.done(&Subject::Adoption);
                 self.planner = Some(planner);
@@ -179,6 +197,7 @@ impl Driver {
         self.work_services(planner, now, cycle)?;
         let steps = planner.finish_adoption(now);
         self.carry_out(planner, &steps, cycle)?;
+        self.end_gone_pods(planner, now)?;
         let steps = planner.housekeeping(now);
         self.carry_out(planner, &steps, cycle)?;
         if now >= self.resync {
@@ -194,12 +213,12 @@ impl Driver {
         }
         let (desired, refusals) = self.index.desired_nodes(&self.this);
         let (steps, no_room) = planner.plan_nodes(&desired, now);
-        let mut refused: BTreeMap<String, String> =
-            refusals.into_iter().map(|refusal| (refusal.object, refusal.reason.to_string())).collect();
-        refused.extend(no_room.iter().map(|(name, error)| (format!("Node {name}"), error.to_string())));
-        self.refusals.retain(|object, _| !object.starts_with("Node ") || refused.contains_key(object));
-        for (object, reason) in refused {
-            self.refuse(object, reason);
+        let of = |refusal: Refusal| (refusal.object, Refused::new(refusal.reason.word(), refusal.reason));
+        let mut refused: BTreeMap<String, Refused> = refusals.into_iter().map(of).collect();
+        refused.extend(no_room.iter().map(|(name, error)| (format!("Node {name}"), Refused::new(error.word(), error))));
+        self.refusals.retain(|object| !object.starts_with("Node ") || refused.contains_key(object));
+        for (object, refused) in refused {
+            self.refusals.add(object, refused);
         }
         match no_room.is_empty() {
             true => self.retries.done(&Subject::Nodes),
@@ -207,7 +226,7 @@ impl Driver {
         }
         let length = self.this.pod_cidr.prefix();
         let network = |prefix| Ipv4Network::new(Ipv4Addr::from(v4_of(prefix)), length).ok();
-        let pod_cidrs = desired.values().filter_map(|node| network(&node.prefix)).collect();
+        let pod_cidrs = Some(desired.values().filter_map(|node| network(&node.prefix)).collect());
         cycle.pod_cidrs_changed = pod_cidrs != self.pod_cidrs;
         self.pod_cidrs = pod_cidrs;
         self.carry_out(planner, &steps, cycle).map(drop)
@@ -216,18 +235,21 @@ impl Driver {
     fn work_services(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
         let mut names = std::mem::take(&mut self.dirty.services);
         names.extend(self.retries.take_services(now));
+        self.look_at_pods |= !names.is_empty();
         let mut desired: BTreeMap<&ServiceName, Option<DesiredService>> = BTreeMap::new();
         let mut reasons = BTreeMap::new();
         for name in &names {
             let service = self.index.desired_service(name, &self.this.name);
-            let service = service.map_err(|refusal| reasons.insert(name.clone(), refusal.to_string()));
+            let refused = |refusal: Refusal| Refused::new(refusal.reason.word(), refusal);
+            let service = service.map_err(|refusal| reasons.insert(name.clone(), refused(refusal)));
             desired.insert(name, service.unwrap_or_default());
         }
         let changes: Vec<_> = desired.iter().map(|(name, service)| (*name, service.as_ref())).collect();
         let (steps, no_room) = planner.plan(&changes, now);
         let failed = self.carry_out(planner, &steps, cycle)?;
-        let again: BTreeMap<_, _> =
-            no_room.into_iter().map(|(name, error)| (name, error.to_string())).chain(failed).collect();
+        let no_room = no_room.into_iter().map(|(name, error)| (name, Refused::new(error.word(), error)));
+        let failed = failed.into_iter().map(|(name, error)| (name, Refused::new("write_failed", error)));
+        let again: BTreeMap<_, _> = no_room.chain(failed).collect();
         for name in names {
             let subject = Subject::Service(name.clone());
             match again.contains_key(&name) {
@@ -236,10 +258,36 @@ impl Driver {
             }
             let object = format!("Service {name}");
             match again.get(&name).or_else(|| reasons.get(&name)) {
-                Some(reason) => self.refuse(object, reason.clone()),
-                None => self.accept(&object),
+                Some(refused) => self.refusals.add(object, refused.clone()),
+                None => self.note_unserved(&name, object),
             }
         }
+        Ok(())
+    }
+
+    /// A service that is served, or that is not ours: what it asks for beyond what is served is said.
+    fn note_unserved(&mut self, name: &ServiceName, object: String) {
+        let reasons = self.index.unserved(name);
+        if reasons.is_empty() {
+            return self.refusals.remove(&object);
+        }
+        let text = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        self.refusals.add(object, Refused { words: reasons.iter().map(Reason::word).collect(), text });
+    }
+
+    /// Backends that only live for their connections, at addresses of this node that no pod has any more, have none.
+    fn end_gone_pods(&mut self, planner: &mut Planner, now: Duration) -> Result<(), Contradiction> {
+        let own = self.this.pod_cidr;
+        let is_own = |address: &Address| own.contains(Ipv4Addr::from(v4_of(address)));
+        if !std::mem::take(&mut self.look_at_pods) || !planner.orphan_addresses().any(is_own) {
+            return Ok(());
+        }
+        let pods = self.dataplane.lock().endpoints().map_err(|error| {
+            tracing::error!(%error, "cannot read the pods of this node");
+            Contradiction
+        })?;
+        let pods: HashSet<Address> = pods.into_iter().map(|(address, _)| address).collect();
+        planner.end_orphans(|address| is_own(address) && !pods.contains(address), now);
         Ok(())
     }
 
@@ -314,19 +362,6 @@ impl Driver {
         // Removals of the same service that were skipped are not in the mirror any more.
         let all_done = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done));
         if all_done && !skipped_others { Ok(()) } else { Err(Contradiction) }
-    }
-
-    fn refuse(&mut self, object: String, reason: String) {
-        if self.refusals.get(&object) != Some(&reason) {
-            tracing::warn!(object, reason, "not served");
-            self.refusals.insert(object, reason);
-        }
-    }
-
-    fn accept(&mut self, object: &str) {
-        if self.refusals.remove(object).is_some() {
-            tracing::info!(object, "no longer refused");
-        }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::dataplane::Shared;
 use crate::dataplane::kernel::{Kernel, KernelOptions};
 use crate::desired::{self, ThisNode};
-use crate::driver::{Driver, RESYNC};
+use crate::driver::Driver;
 use crate::overlay::{Overlay, OverlayConfig};
 use crate::plan::QUARANTINE;
 use crate::pods::{self, Install, Network, Pods};
@@ -53,8 +53,10 @@ const CHANGES_PER_CYCLE: usize = 4096;
 const REMIND: Duration = Duration::from_secs(10);
 /// How often a starting agent looks whether the one before it has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// The pause before the host routes are tried again.
-const ROUTES_AGAIN: Duration = Duration::from_secs(5);
+/// How often devices, routes and pods are looked after: nothing tells when someone else changes them.
+const REPAIR: Duration = Duration::from_secs(60);
+/// The pause before what could not be repaired is tried again.
+const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The programs, their maps and the pods' connections outlive the agent.
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -94,8 +96,7 @@ impl Agent {
         let dataplane = Shared::new(Kernel::open(&kernel)?);
         claim_host_namespace(&dataplane, &overlay_config)?;
         let pods = Pods::open(&options.state_dir, dataplane.clone(), pods::REST)?;
-        let network = Network { pod_cidr: overlay_config.pod_cidr, gateway: overlay.gateway, mtu: overlay.mtu };
-        pods.set_network(network);
+        pods.set_network(network(&overlay_config, &overlay));
         pods.repair().await?;
         let this = ThisNode {
             name: options.node_name.clone(),
@@ -122,8 +123,8 @@ impl Agent {
     async fn follow(mut self, mut stop: impl Future<Output = ()> + Unpin) -> anyhow::Result<()> {
         let mut source = Grpc::new(&self.client);
         let (stop_server, server_stopped) = tokio::sync::watch::channel(());
-        let mut resync = tokio::time::interval(RESYNC);
-        resync.tick().await;
+        let mut repairs = tokio::time::interval(REPAIR);
+        repairs.tick().await;
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -136,15 +137,20 @@ impl Agent {
                     }
                 }
                 () = tokio::time::sleep_until(deadline.into()) => {}
-                _ = resync.tick() => self.resync().await,
+                _ = repairs.tick() => {
+                    if !self.repair().await {
+                        repairs.reset_after(REPAIR_AGAIN);
+                    }
+                }
+                () = self.pods.gone() => self.driver.pod_gone(),
                 result = ended(&mut self.server) => return result,
             }
             self.cycle().await;
             self.check_own_node()?;
             if self.driver.has_synced() && self.server.is_none() {
-                // Routes of an earlier agent to nodes that are gone.
-                self.routes_due = Some(Instant::now());
-                self.serve_pods(server_stopped.clone())?;
+                self.serve_pods(server_stopped.clone()).await?;
+                // Pods whose DEL found no agent, and routes of an earlier agent to nodes that are gone.
+                repairs.reset_immediately();
             }
         }
         drop(stop_server);
@@ -158,7 +164,7 @@ impl Agent {
     /// When there is something to do even if nothing changes; far away when there is not.
     fn deadline(&self) -> Instant {
         let driver = self.driver.deadline().map(|due| self.started + due);
-        let far = Instant::now() + RESYNC;
+        let far = Instant::now() + REPAIR;
         [driver, self.routes_due].into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -172,9 +178,11 @@ impl Agent {
             return;
         }
         self.routes_due = None;
-        if let Err(error) = self.overlay.sync_routes(self.driver.pod_cidrs()).await {
+        // While the nodes are not known, the routes of an earlier agent stay.
+        let Some(pod_cidrs) = self.driver.pod_cidrs() else { return };
+        if let Err(error) = self.overlay.sync_routes(pod_cidrs).await {
             tracing::error!(%error, "host routes to other nodes are incomplete; trying again");
-            self.routes_due = Some(Instant::now() + ROUTES_AGAIN);
+            self.routes_due = Some(Instant::now() + REPAIR_AGAIN);
         }
     }
 
@@ -194,15 +202,22 @@ impl Agent {
         Ok(())
     }
 
-    /// Everything that has no event: devices, routes and attachments that someone else changed.
-    async fn resync(&mut self) {
-        if let Err(error) = self.repair().await {
-            tracing::error!(error = format!("{error:#}"), "the resync failed; the next one tries again");
+    /// Everything that has no event: devices, routes and attachments that someone else changed. False when something
+    /// is left to do; what is well goes on.
+    async fn repair(&mut self) -> bool {
+        let overlay = self.repair_overlay().await;
+        if let Err(error) = &overlay {
+            tracing::error!(error = format!("{error:#}"), "the overlay is not as it should be; trying again");
+        }
+        let pods = self.pods.repair().await;
+        if let Err(error) = &pods {
+            tracing::error!(%error, "the pods cannot be looked after; trying again");
         }
         self.routes_due = Some(Instant::now());
+        overlay.is_ok() && pods.is_ok_and(|repaired| repaired.failures.is_empty())
     }
 
-    async fn repair(&mut self) -> anyhow::Result<()> {
+    async fn repair_overlay(&mut self) -> anyhow::Result<()> {
         let overlay = Overlay::ensure(&self.overlay_config).await?;
         if overlay.ifindex != self.overlay.ifindex {
             tracing::warn!("the overlay device was replaced; loading the programs for the new one");
@@ -210,18 +225,16 @@ impl Agent {
             self.dataplane.replace(Kernel::open(&self.kernel)?);
         }
         self.overlay = overlay;
-        self.pods.repair().await?;
+        self.pods.set_network(network(&self.overlay_config, &self.overlay));
         Ok(())
     }
 
     /// The first sync is done: from now on pods may come. The configuration is the last thing a runtime waits for.
-    fn serve_pods(&mut self, mut stopped: tokio::sync::watch::Receiver<()>) -> anyhow::Result<()> {
-        let (pods, socket) = (self.pods.clone(), self.options.cni_socket.clone());
-        let server = async move {
-            let stop = async move { while stopped.changed().await.is_ok() {} };
-            pods.serve(&socket, stop).await
-        };
-        self.server = Some(tokio::spawn(server));
+    async fn serve_pods(&mut self, mut stopped: tokio::sync::watch::Receiver<()>) -> anyhow::Result<()> {
+        let pods = self.pods.clone();
+        let listener = pods::listen(&self.options.cni_socket).await?;
+        let stop = async move { while stopped.changed().await.is_ok() {} };
+        self.server = Some(tokio::spawn(async move { pods.serve(listener, stop).await }));
         let (Some(bin_dir), Some(conf_dir)) = (&self.options.cni_bin_dir, &self.options.cni_conf_dir) else {
             return Ok(());
         };
@@ -232,6 +245,10 @@ impl Agent {
         tracing::info!("ready for pods");
         Ok(())
     }
+}
+
+fn network(config: &OverlayConfig, overlay: &Overlay) -> Network {
+    Network { pod_cidr: config.pod_cidr, gateway: overlay.gateway, mtu: overlay.mtu }
 }
 
 /// Waits for the agent before this one, which may still be answering calls, to end.

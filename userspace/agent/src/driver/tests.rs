@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::pod::RouteKey;
-use diolkos_abi::service::{frontend_parts, row_parts, scope};
+use diolkos_abi::pod::{Endpoint, RouteKey};
+use diolkos_abi::service::{backend_state, frontend_parts, row_parts, scope};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
@@ -95,6 +95,7 @@ fn nothing_is_written_before_all_sources_are_in_sync() {
             driver.apply(change);
             assert_eq!(driver.cycle(Duration::ZERO), Cycle::default());
             assert!(!driver.has_synced());
+            assert_eq!(driver.pod_cidrs(), None, "no route of the host may go yet");
             assert_eq!(driver.deadline(), None);
         }
         assert_eq!(content(&dataplane), Adopted::default());
@@ -150,7 +151,7 @@ fn a_replayed_source_ends_in_served_services_and_known_nodes() {
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(1));
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 443), Some(0));
     assert_eq!(backends(&dataplane, [10, 96, 0, 2], 5432), None);
-    let cidrs: Vec<String> = driver.pod_cidrs().iter().map(ToString::to_string).collect();
+    let cidrs: Vec<String> = driver.pod_cidrs().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.244.2.0/24", "10.244.3.0/24"]);
     let prefix = RouteKey { prefix: v4_mapped([10, 244, 3, 0]), zone: 0 };
     assert!(content(&dataplane).routes.iter().any(|(key, _)| *key == prefix));
@@ -163,7 +164,7 @@ fn a_full_map_refuses_the_service_until_there_is_room() {
     driver.apply(Change::Service(service("late", "10.96.0.9", &[80])));
     driver.cycle(Duration::ZERO);
     assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), None);
-    let reason = &driver.refusals()["Service default/late"];
+    let reason = &driver.refusals()["Service default/late"].text;
     assert!(reason.contains("FRONTEND (3 entries)"), "{reason}");
     // The pauses between tries grow.
     let first = driver.deadline().unwrap();
@@ -192,7 +193,7 @@ fn a_map_smaller_than_believed_leaves_no_half_service() {
     driver.cycle(Duration::ZERO);
     assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), None);
     assert_eq!(backends(&dataplane, [10, 96, 0, 9], 81), None);
-    assert!(driver.refusals()["Service default/late"].contains("FRONTEND is full"));
+    assert!(driver.refusals()["Service default/late"].text.contains("FRONTEND is full"));
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(2));
     // The resync removes the stranger, and the next try finds room.
     driver.cycle(RESYNC);
@@ -221,7 +222,7 @@ fn a_refused_service_says_why_and_leaves_the_maps() {
     driver.apply(Change::Slice(slice("web-3", "web", &[80], &["fd00::1"])));
     driver.cycle(Duration::ZERO);
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), None);
-    let reason = &driver.refusals()["Service default/web"];
+    let reason = &driver.refusals()["Service default/web"].text;
     assert!(reason.contains("EndpointSlice default/web-3") && reason.contains("fd00::1"), "{reason}");
     driver.apply(Change::SliceGone(slice("web-3", "web", &[80], &[])));
     driver.cycle(Duration::ZERO);
@@ -252,4 +253,60 @@ fn one_changed_endpoint_among_many_services_costs_a_few_writes() {
     driver.cycle(Duration::ZERO);
     driver.apply(Change::Slice(slice("s7-1", "s7", &[80], &["10.244.2.1", "10.244.2.9"])));
     assert_eq!(driver.cycle(Duration::ZERO).writes, 3, "a backend, its row's slots, one row");
+}
+
+#[test]
+fn what_a_service_asks_for_beyond_what_is_served_is_said_and_counted() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let mut web = service("web", "10.96.0.1", &[80, 443]);
+    let spec = web.spec.as_mut().unwrap();
+    spec.type_ = Some("NodePort".into());
+    spec.external_ips = Some(vec!["192.0.2.80".into()]);
+    driver.apply(Change::Service(web));
+    let mut udp = service("udp", "10.96.0.3", &[53]);
+    udp.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
+    driver.apply(Change::Service(udp));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(2), "its cluster address is served");
+    let text = &driver.refusals()["Service default/web"].text;
+    assert!(text.contains("NodePort") && text.contains("spec.externalIPs"), "{text}");
+    let expected = [("external_ips", 1), ("external_traffic", 1), ("protocol", 1)];
+    assert_eq!(driver.refusal_counts(), expected.into());
+    driver.apply(Change::Service(service("web", "10.96.0.1", &[80, 443])));
+    driver.apply(Change::ServiceGone(service("udp", "10.96.0.3", &[53])));
+    driver.cycle(Duration::ZERO);
+    assert!(driver.refusals().is_empty() && driver.refusal_counts().is_empty());
+}
+
+#[test]
+fn a_backend_without_a_service_ends_with_its_pod_on_this_node() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let pods = [[10, 244, 1, 5], [10, 244, 1, 6]].map(v4_mapped);
+    for pod in pods {
+        dataplane.lock().upsert_endpoint(pod, Endpoint::default()).unwrap();
+    }
+    let addresses = ["10.244.1.5", "10.244.1.6", "10.244.2.7"];
+    driver.apply(Change::Slice(slice("db-1", "db", &[5432], &addresses)));
+    driver.cycle(Duration::ZERO);
+    let state = |address| {
+        let found = content(&dataplane);
+        let backend = found.backends.iter().find(|(_, backend)| backend.address == v4_mapped(address));
+        backend.map(|(_, backend)| backend.state)
+    };
+    // The first pod goes before its slice, the second after it.
+    dataplane.lock().remove_endpoint(&pods[0]).unwrap();
+    driver.pod_gone();
+    driver.cycle(Duration::ZERO);
+    assert_eq!(state([10, 244, 1, 5]), Some(backend_state::ALIVE), "a row still names it");
+    driver.apply(Change::SliceGone(slice("db-1", "db", &[5432], &addresses)));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(state([10, 244, 1, 5]), Some(backend_state::DEAD));
+    assert_eq!(state([10, 244, 1, 6]), Some(backend_state::ALIVE), "its pod is there");
+    dataplane.lock().remove_endpoint(&pods[1]).unwrap();
+    driver.pod_gone();
+    driver.cycle(Duration::ZERO);
+    assert_eq!(state([10, 244, 1, 6]), Some(backend_state::DEAD));
+    assert_eq!(state([10, 244, 2, 7]), Some(backend_state::ALIVE), "of other nodes nothing is known");
 }

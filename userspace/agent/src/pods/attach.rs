@@ -145,6 +145,7 @@ impl Pods {
         let mut state = self.state();
         state.attachments.remove(&pod.key());
         state.ipam.release(pod.address, now);
+        self.0.gone.notify_one();
         Ok(())
     }
 

@@ -33,6 +33,7 @@ pub use ipam::{Ipam, IpamError, REST};
 pub use netns::NetnsError;
 pub use records::{RecordError, Records};
 pub use repair::Repaired;
+pub use server::listen;
 
 use crate::dataplane::Shared;
 use protocol::Key;
@@ -61,6 +62,8 @@ struct Inner {
     state: Mutex<State>,
     /// One call at a time for one interface, picked by the hash of its key.
     locks: [tokio::sync::Mutex<()>; LOCKS],
+    /// A pod is gone that nobody was told of yet.
+    gone: tokio::sync::Notify,
 }
 
 struct State {
@@ -87,7 +90,13 @@ impl Pods {
             state.ipam.adopt_resting(address, released, now);
         }
         let locks = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        Ok(Self(Arc::new(Inner { dataplane, records, state: Mutex::new(state), locks })))
+        Ok(Self(Arc::new(Inner {
+            dataplane,
+            records,
+            state: Mutex::new(state),
+            locks,
+            gone: tokio::sync::Notify::new(),
+        })))
     }
 
     /// From now on pods are given addresses of this network. Until the first call ADD answers "try again later".
@@ -100,6 +109,11 @@ impl Pods {
     /// What is attached now.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.state().attachments.values().cloned().collect()
+    }
+
+    /// Returns when a pod was detached since the last time.
+    pub async fn gone(&self) {
+        self.0.gone.notified().await;
     }
 
     fn attachment(&self, key: &Key) -> Option<Attachment> {

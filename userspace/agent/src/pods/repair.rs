@@ -46,9 +46,12 @@ impl Pods {
             Ok(count) => repaired.orphans += count,
             Err(error) => repaired.failures.push(error.to_string()),
         }
-        if repaired.collected + repaired.orphans + repaired.failures.len() > 0 {
-            let Repaired { kept, collected, orphans, failures } = &repaired;
-            tracing::info!(kept, collected, orphans, ?failures, "pod attachments repaired");
+        let Repaired { kept, collected, orphans, failures } = &repaired;
+        if collected + orphans > 0 {
+            tracing::info!(kept, collected, orphans, "pod attachments repaired");
+        }
+        if !failures.is_empty() {
+            tracing::error!(?failures, "pod attachments could not be repaired");
         }
         Ok(repaired)
     }

@@ -27,12 +27,10 @@ const CALL: Duration = Duration::from_secs(50);
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Pods {
-    /// Serves the plugin on `socket` until `stop` is ready, then lets running calls end.
-    pub async fn serve(&self, socket: &Path, stop: impl Future<Output = ()>) -> Result<(), PodsError> {
-        let listener = listen(socket).await?;
+    /// Serves the plugin until `stop` is ready, then lets running calls end.
+    pub async fn serve(&self, listener: UnixListener, stop: impl Future<Output = ()>) -> Result<(), PodsError> {
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
         let mut stop = std::pin::pin!(stop);
-        tracing::info!(socket = %socket.display(), "CNI server ready");
         loop {
             let accepted = tokio::select! {
                 () = &mut stop => break,
@@ -96,7 +94,7 @@ async fn accept(listener: &UnixListener, calls: &Arc<Semaphore>) -> io::Result<(
 
 /// Takes the place of a socket that nobody listens on. Bound under another name and renamed: at no moment can anybody
 /// but the owner connect, and a plugin finds the old socket or the new one.
-async fn listen(socket: &Path) -> Result<UnixListener, PodsError> {
+pub async fn listen(socket: &Path) -> Result<UnixListener, PodsError> {
     let failed = |operation| {
         let path = socket.to_owned();
         move |source| PodsError::Io { operation, path, source }
@@ -115,6 +113,7 @@ async fn listen(socket: &Path) -> Result<UnixListener, PodsError> {
     let listener = UnixListener::bind(&unready).map_err(failed("listen on"))?;
     std::fs::set_permissions(&unready, std::fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
     std::fs::rename(&unready, socket).map_err(failed("put in place"))?;
+    tracing::info!(socket = %socket.display(), "listening for the CNI plugin");
     Ok(listener)
 }
 
