@@ -86,7 +86,7 @@ pub enum DropReason {
     NoEndpoints = 2,
     /// The chosen slot or backend id is outside its table: the maps contradict each other.
     BadBackend = 3,
-    /// A reply tuple is taken by another live flow on every candidate.
+    /// The tuple of the replies is taken by another live flow, on every candidate.
     FlowCollision = 4,
     /// The hop limit ran out.
     HopLimit = 5,

@@ -86,6 +86,24 @@ pub(crate) fn open<T: Tables>(tables: &mut T, tuple: &Tuple, service: u32) -> Re
     Err(refusal)
 }
 
+/// Makes way for a connection that is not translated: what one through a service left under the tuple of its replies
+/// would translate them. Refused while that one lives, as the client could not tell the replies of the two apart.
+///
+/// A subprogram for the same reason as [`open`].
+#[inline(never)]
+pub(crate) fn make_way<T: Tables>(tables: &mut T, tuple: &Tuple) -> Result<(), DropReason> {
+    let key = tuple.reversed();
+    let Some(reply) = lookup::flow(tables, &key, hash(&key), 0) else { return Ok(()) };
+    if reply.flags & flow_flags::REVERSE == 0 {
+        return Ok(());
+    }
+    if is_live(tables, tuple, &reply) {
+        return Err(DropReason::FlowCollision);
+    }
+    tables.remove_flow(&key);
+    Ok(())
+}
+
 /// [`Tuple::hash`] as a subprogram: inlined several times over, its words would fill the stack.
 #[inline(never)]
 fn hash(tuple: &Tuple) -> u32 {

@@ -124,7 +124,12 @@ fn translate<P: Packet, T: Tables>(
         Some(Known::Forward(choice)) => choice,
         None => match service_of(config, tables, ip, &tuple)? {
             Destination::Service(service) => connection::open(tables, &tuple, service)?,
-            Destination::Other(way) => return Ok(way),
+            Destination::Other(way) => {
+                if tcp.opens() {
+                    connection::make_way(tables, &tuple)?;
+                }
+                return Ok(way);
+            }
         },
     };
     rewrite::destination(packet, ip, tcp, choice.address, choice.port)?;
@@ -138,7 +143,8 @@ enum Destination {
 }
 
 /// Tells services from everything else. Pod addresses never are a frontend, so direct traffic between pods pays for
-/// no lookup here but the one of its route, which it needs anyway.
+/// no lookup here but the one of its route, which it needs anyway. Only the segment that opens a connection pays for one
+/// more ([`connection::make_way`]).
 #[inline(always)]
 fn service_of<T: Tables>(config: &Config, tables: &mut T, ip: &Ipv4, tuple: &Tuple) -> Result<Destination, DropReason> {
     if masked(ip.destination, config.service_mask_v4) != config.service_cidr_v4 {

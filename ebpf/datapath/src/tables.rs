@@ -27,6 +27,9 @@ pub trait Tables {
     /// Adds a conntrack entry.
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError>;
 
+    /// Removes a conntrack entry, if it is there.
+    fn remove_flow(&mut self, key: &Tuple);
+
     /// The present time in the unit of [`Flow::seen`].
     fn now(&mut self) -> u32;
 

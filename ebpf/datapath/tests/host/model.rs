@@ -194,6 +194,10 @@ impl Tables for ModelTables {
         Ok(())
     }
 
+    fn remove_flow(&mut self, key: &Tuple) {
+        self.flows.remove(key);
+    }
+
     fn now(&mut self) -> u32 {
         NOW
     }

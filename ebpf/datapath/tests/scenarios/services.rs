@@ -232,6 +232,9 @@ fn collisions() -> Vec<Scenario> {
     let flagged = |flows: &[(Tuple, Flow)], flags: u16| -> Vec<(Tuple, Flow)> {
         flows.iter().map(|(key, flow)| (*key, Flow { flags: flow.flags | flags, ..*flow })).collect()
     };
+    let direct = Frame::tcp(FROM, LOCAL_END, SYN);
+    let direct_far = Frame::tcp(FROM, FAR_END, SYN);
+    let [forward_local, reply_local] = connection(FROM, LOCAL, LOCAL_END, BEFORE);
     let replaced = |name, world| opens(name, world).reaches_pod(SERVER_IFINDEX, to_local(&syn()));
     vec![
         opens(
@@ -270,5 +273,27 @@ fn collisions() -> Vec<Scenario> {
             World::serving(&[LOCAL]).with_flows(&[(key, Flow { backend, ..flow })])
         })
         .leaves(&local_now()),
+        // The replies of a direct connection would be taken for those of the one through the service.
+        sent(
+            "a_direct_connection_clears_what_an_ended_one_left",
+            World::new().with_flows(&flagged(&[forward_local, reply_local], FIN)),
+            direct.bytes(),
+        )
+        .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+        .leaves(&[seen(forward_local, FIN)]),
+        sent(
+            "a_direct_connection_to_another_node_clears_what_a_reset_one_left",
+            World::new().with_flows(&flagged(&[reply(FROM, VIP, FAR, FAR_END, BEFORE)], RESET)),
+            direct_far.bytes(),
+        )
+        .reaches_node_2(at_overlay(&direct_far))
+        .leaves(&[]),
+        sent(
+            "a_direct_connection_with_the_tuple_of_a_live_one_is_refused",
+            World::new().with_flows(&[forward_local, reply_local]),
+            direct.bytes(),
+        )
+        .drops(DropReason::FlowCollision)
+        .leaves(&[seen(forward_local, 0), seen(reply_local, 0)]),
     ]
 }

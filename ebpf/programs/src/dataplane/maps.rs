@@ -161,6 +161,12 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn remove_flow(&mut self, key: &Tuple) {
+        // That it is gone already is fine.
+        let _ = CONNTRACK.remove(key);
+    }
+
+    #[inline(always)]
     fn now(&mut self) -> u32 {
         // SAFETY: a helper without arguments.
         (unsafe { bpf_jiffies64() } >> TIME_SHIFT) as u32
