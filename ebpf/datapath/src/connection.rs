@@ -9,6 +9,9 @@ use crate::headers::{Ipv4, Tcp};
 use crate::lookup;
 use crate::tables::{Insert, InsertError, Tables};
 
+/// A connection without a packet for longer than this was idle, in the unit of [`Flow::seen`] (a second at 250 Hz).
+const IDLE: u32 = 1;
+
 /// What conntrack knows of a segment.
 pub(crate) enum Known {
     /// Of a client to a service: to this backend.
@@ -38,7 +41,40 @@ pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option
     if flow.flags & flow_flags::REVERSE != 0 {
         return Some(Known::Reply { address: v4_of(&flow.address), port: flow.port });
     }
-    balance::current(tables, flow.backend).map(Known::Forward)
+    let choice = balance::current(tables, flow.backend)?;
+    if tables.now().wrapping_sub(flow.seen) > IDLE {
+        keep_reply(tables, tuple, flow.backend, flow.service);
+    }
+    Some(Known::Forward(choice))
+}
+
+/// Sees to it that replies are translated as long as the connection is: a full conntrack may have forgotten the reply
+/// entry of a connection that was idle, and its client would reset it at the first reply. The entries of a busy one are
+/// in use and stay, so its packets do not pay for this.
+///
+/// A subprogram for the same reason as [`open`].
+#[inline(never)]
+fn keep_reply<T: Tables>(tables: &mut T, tuple: &Tuple, backend: u64, service: u32) {
+    let Some(choice) = balance::current(tables, backend) else { return };
+    let mut key = tuple.reversed();
+    key.source = v4_mapped(choice.address);
+    key.source_port = choice.port;
+    let tag = hash(&key);
+    if lookup::flow(tables, &key, tag, 0).is_some() {
+        return;
+    }
+    let reply = Flow {
+        backend,
+        tag,
+        service,
+        flags: flow_flags::REVERSE,
+        port: tuple.destination_port,
+        seen: tables.now(),
+        address: tuple.destination,
+        ..Flow::default()
+    };
+    // When another flow took the tuple meanwhile, or there is no room, the next packets try again.
+    let _ = tables.insert_flow(&key, &reply, Insert::IfAbsent);
 }
 
 /// [`find`] where only replies are translated.

@@ -21,7 +21,7 @@ pub trait Tables {
     fn backend(&mut self, id: u32) -> Option<Backend>;
 
     /// The conntrack entry of a tuple. When its tag is `tag`, it is stamped with the present time and `flags` are
-    /// added to its own. The caller compares the tag.
+    /// added to its own, and [`Flow::seen`] says when the packet before passed. The caller compares the tag.
     fn flow(&mut self, key: &Tuple, tag: u32, flags: u16) -> Option<Flow>;
 
     /// Adds a conntrack entry.

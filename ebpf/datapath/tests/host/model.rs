@@ -176,11 +176,12 @@ impl Tables for ModelTables {
         if stumbles {
             return Some(Flow { tag: flow.tag ^ 1, backend: u64::MAX, address: [7; 16], ..*flow });
         }
+        let seen = flow.seen;
         if flow.tag == tag {
             flow.seen = NOW;
             flow.flags |= flags;
         }
-        Some(*flow)
+        Some(Flow { seen, ..*flow })
     }
 
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError> {

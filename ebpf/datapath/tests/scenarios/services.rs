@@ -138,7 +138,7 @@ fn established() -> Vec<Scenario> {
     let known = |backend, end| connection(FROM, backend, end, BEFORE);
     let flagged = |flags| {
         let (key, flow) = forward(FROM, LOCAL, NOW);
-        [(key, Flow { flags, ..flow }), known(LOCAL, LOCAL_END)[1]]
+        [(key, Flow { flags, ..flow }), local_now()[1]]
     };
     vec![
         // The service has lost its row: an established connection does not ask.
@@ -148,14 +148,21 @@ fn established() -> Vec<Scenario> {
             data.bytes(),
         )
         .reaches_pod(SERVER_IFINDEX, to_local(&data))
-        .leaves(&[local_now()[0], known(LOCAL, LOCAL_END)[1]]),
+        .leaves(&local_now()),
         sent(
             "an_established_connection_stays_with_its_remote_backend",
             World::serving(&[LOCAL]).with_flows(&known(FAR, FAR_END)),
             data.bytes(),
         )
         .reaches_node_2(to_far(&data))
-        .leaves(&[far_now()[0], known(FAR, FAR_END)[1]]),
+        .leaves(&far_now()),
+        sent(
+            "a_reply_entry_that_is_gone_comes_back_with_the_next_packet",
+            World::serving(&[FAR]).with_flows(&[known(LOCAL, LOCAL_END)[0]]),
+            data.bytes(),
+        )
+        .reaches_pod(SERVER_IFINDEX, to_local(&data))
+        .leaves(&local_now()),
         sent("a_fin_is_remembered", World::new().with_flows(&known(LOCAL, LOCAL_END)), fin.bytes())
             .reaches_pod(SERVER_IFINDEX, to_local(&fin))
             .leaves(&flagged(FIN)),

@@ -134,16 +134,17 @@ impl Tables for Kernel {
         unsafe {
             let backend = read_volatile(&raw const (*entry).backend);
             let present = read_volatile(&raw const (*entry).tag);
+            let seen = (*entry).seen;
             if present == tag {
                 let now = self.now();
-                if (*entry).seen != now {
+                if seen != now {
                     (*entry).seen = now;
                 }
                 if flags != 0 {
                     (*entry).flags |= flags;
                 }
             }
-            let Flow { service, flags, port, seen, address, identity, policy_revision, .. } = *entry;
+            let Flow { service, flags, port, address, identity, policy_revision, .. } = *entry;
             Some(Flow { backend, tag: present, service, flags, port, seen, address, identity, policy_revision })
         }
     }
