@@ -18,7 +18,7 @@ use crate::view::{View, controller};
 /// Most pods that one look creates or deletes.
 const BURST: usize = 500;
 
-/// Adopts, creates and deletes pods, and counts them.
+/// Adopts, releases, creates and deletes pods, and counts them.
 pub fn reconcile(view: &View, key: &Key, now: Timestamp) -> Vec<Action> {
     let Some(set) = view.replica_sets.get(&key.namespace, &key.name) else { return Vec::new() };
     let Some(spec) = &set.spec else { return Vec::new() };
@@ -27,6 +27,9 @@ pub fn reconcile(view: &View, key: &Key, now: Timestamp) -> Vec<Action> {
     let deleting = set.metadata.deletion_timestamp.is_some();
     let mut pods = own_pods(view, set);
     if !deleting {
+        // A pod that was relabelled is no longer ours, and another takes its place.
+        let strays: Vec<Arc<Pod>> = pods.extract_if(.., |pod| is_stray(pod, &selector)).collect();
+        actions.extend(strays.iter().map(|pod| Action::Update(Object::Pod(release(pod, set)))));
         let orphans = view.pods.of(&key.namespace).filter(|pod| is_orphan_of(pod, &selector));
         let adopted: Vec<Arc<Pod>> = orphans.map(|pod| adopt(pod, set)).collect();
         actions.extend(adopted.iter().cloned().map(|pod| Action::Update(Object::Pod(pod))));
@@ -72,6 +75,10 @@ fn is_orphan_of(pod: &Pod, selector: &LabelSelector) -> bool {
     controller(&pod.metadata).is_none() && is_active(pod) && matches(pod, selector)
 }
 
+fn is_stray(pod: &Pod, selector: &LabelSelector) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !selector.is_empty() && !matches(pod, selector)
+}
+
 fn matches(pod: &Pod, selector: &LabelSelector) -> bool {
     !selector.is_empty() && selector.matches(pod.metadata.labels.as_ref().unwrap_or(&Default::default()))
 }
@@ -79,6 +86,14 @@ fn matches(pod: &Pod, selector: &LabelSelector) -> bool {
 fn adopt(pod: &Pod, set: &ReplicaSet) -> Arc<Pod> {
     let mut pod = pod.clone();
     pod.metadata.owner_references.get_or_insert_default().push(owner(set));
+    Arc::new(pod)
+}
+
+fn release(pod: &Pod, set: &ReplicaSet) -> Arc<Pod> {
+    let mut pod = pod.clone();
+    if let Some(owners) = &mut pod.metadata.owner_references {
+        owners.retain(|owner| Some(&owner.uid) != set.metadata.uid.as_ref());
+    }
     Arc::new(pod)
 }
 

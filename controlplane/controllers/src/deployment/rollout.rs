@@ -140,8 +140,8 @@ impl Rollout {
         if present > self.replicas {
             return self.replicas;
         }
-        let all: i32 = present + self.old.iter().map(|set| wanted(set)).sum::<i32>();
-        let room = self.replicas + self.max_surge - all;
+        let all = sum(self.old.iter().map(|set| wanted(set)).chain([present]));
+        let room = self.replicas.saturating_add(self.max_surge).saturating_sub(all);
         present + room.clamp(0, self.replicas - present)
     }
 
@@ -150,8 +150,8 @@ impl Rollout {
         let Some(new) = self.new.clone() else { return };
         let minimum = self.replicas - self.max_unavailable;
         let new_unavailable = if self.created { wanted(&new) } else { wanted(&new) - available(&new) };
-        let all = wanted(&new) + self.old.iter().map(|set| wanted(set)).sum::<i32>();
-        let mut may_go = all - minimum - new_unavailable.max(0);
+        let all = sum(self.old.iter().map(|set| wanted(set)).chain([wanted(&new)]));
+        let mut may_go = all.saturating_sub(minimum).saturating_sub(new_unavailable.max(0));
         let mut old = std::mem::take(&mut self.old);
         for set in &mut old {
             let unhealthy = (wanted(set) - available(set)).clamp(0, may_go.max(0));
@@ -161,7 +161,7 @@ impl Rollout {
         }
         let healthy = |set: &Arc<ReplicaSet>| available(set).min(wanted(set));
         let new_available = if self.created { 0 } else { available(&new) };
-        let mut surplus = new_available + old.iter().map(healthy).sum::<i32>() - minimum;
+        let mut surplus = sum(old.iter().map(healthy).chain([new_available])).saturating_sub(minimum);
         for set in &mut old {
             let goes = wanted(set).clamp(0, surplus.min(may_go).max(0));
             surplus -= goes;
@@ -195,6 +195,11 @@ impl Rollout {
     }
 }
 
+/// Replicas are what people write: their sum may be more than a number holds.
+pub(super) fn sum(counts: impl Iterator<Item = i32>) -> i32 {
+    counts.fold(0, i32::saturating_add)
+}
+
 /// The replicas a ReplicaSet asks for.
 pub(super) fn wanted(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
@@ -220,8 +225,9 @@ fn bounds(spec: &DeploymentSpec, replicas: i32) -> (i32, i32) {
         IntOrString::Int(amount) => *amount,
         IntOrString::String(share) => {
             let percent: i64 = share.trim_end_matches('%').parse().unwrap_or(25);
-            let hundredths = i64::from(replicas) * percent;
-            i32::try_from(if round_up { (hundredths + 99) / 100 } else { hundredths / 100 }).unwrap_or(i32::MAX)
+            let hundredths = i64::from(replicas).saturating_mul(percent);
+            i32::try_from(if round_up { hundredths.saturating_add(99) / 100 } else { hundredths / 100 })
+                .unwrap_or(i32::MAX)
         }
     };
     let surge = amount(rolling.and_then(|rolling| rolling.max_surge.as_ref()), true).max(0);

@@ -19,7 +19,7 @@ pub(super) fn update(view: &View, deployment: &Deployment, rollout: &Rollout, no
     };
     let new = rollout.new.as_ref().and_then(stored);
     let all: Vec<Arc<ReplicaSet>> = new.iter().cloned().chain(rollout.old.iter().filter_map(stored)).collect();
-    let sum = |field: fn(&ReplicaSet) -> i32| all.iter().map(|set| field(set)).sum::<i32>();
+    let sum = |field: fn(&ReplicaSet) -> i32| super::rollout::sum(all.iter().map(|set| field(set)));
     let total = sum(|set| count(set, |status| Some(status.replicas)));
     let total_available = sum(available);
     let before = deployment.status.clone().unwrap_or_default();
@@ -30,7 +30,7 @@ pub(super) fn update(view: &View, deployment: &Deployment, rollout: &Rollout, no
         updated_replicas: some(new.as_deref().map_or(0, |set| count(set, |status| Some(status.replicas)))),
         ready_replicas: some(sum(|set| count(set, |status| status.ready_replicas))),
         available_replicas: some(total_available),
-        unavailable_replicas: some(sum(wanted).max(rollout.replicas()) - total_available),
+        unavailable_replicas: some(sum(wanted).max(rollout.replicas()).saturating_sub(total_available)),
         terminating_replicas: Some(sum(|set| count(set, |status| status.terminating_replicas))),
         collision_count: before.collision_count,
         conditions: before.conditions.clone(),

@@ -207,6 +207,35 @@ fn orphans_that_match_are_adopted_and_surplus_pods_go() {
 }
 
 #[test]
+fn a_pod_that_was_relabelled_is_let_go_and_replaced() {
+    let mut model = Model::new();
+    model.create(deployment(2, "i:1"));
+    roll_out(&mut model);
+    let pod = model.view.keys(KindName::Pod).remove(0);
+    model.edit(&pod, |pod| pod["metadata"]["labels"]["app"] = "debug".into());
+    roll_out(&mut model);
+    assert_eq!(active(&model), 3);
+    let Some(Object::Pod(let_go)) = model.view.get(&pod) else { panic!("the pod is gone") };
+    assert_eq!(let_go.metadata.owner_references.as_deref().unwrap_or_default(), []);
+}
+
+#[test]
+fn numbers_that_no_cluster_holds_stop_no_controller() {
+    let mut model = Model::new();
+    let mut huge = deployment(i32::MAX, "i:1");
+    huge["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": i32::MAX, "maxUnavailable": "100%"}});
+    model.create(huge);
+    model.settle(&["deployment"]);
+    for image in ["i:2", "i:3"] {
+        model.edit(&web(), |web| web["spec"]["template"]["spec"]["containers"][0]["image"] = image.into());
+        model.settle(&["deployment"]);
+        let sets = model.view.keys(KindName::ReplicaSet);
+        sets.iter().for_each(|set| model.edit(set, |set| set["spec"]["replicas"] = i32::MAX.into()));
+    }
+    model.settle(&["deployment"]);
+}
+
+#[test]
 fn the_pods_that_matter_least_are_deleted_first() {
     let mut model = Model::new();
     let mut set = deployment(3, "a:1");
