@@ -59,6 +59,8 @@ struct Candidate {
     /// The lease as it was last seen, and since when it is so.
     seen: Option<(LeaseSpec, Instant)>,
     holds: bool,
+    /// When the last write of the lease was begun: others count from when it was done, which is not before.
+    renewed: Instant,
 }
 
 /// What to do about a lease.
@@ -75,7 +77,14 @@ impl Candidate {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         // Two candidates on one host differ in their process, and two incarnations of it in their start.
         let identity = format!("{}_{}_{}", host.trim(), std::process::id(), crate::now().as_microsecond());
-        Self { api: client.api(Some(NAMESPACE)), name: name.into(), identity, seen: None, holds: false }
+        Self {
+            api: client.api(Some(NAMESPACE)),
+            name: name.into(),
+            identity,
+            seen: None,
+            holds: false,
+            renewed: Instant::now(),
+        }
     }
 
     async fn campaign<W, F>(&mut self, work: W)
@@ -117,12 +126,11 @@ impl Candidate {
 
     /// Returns when the lease is lost, or may be.
     async fn keep(&mut self) {
-        let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RETRY_PERIOD).await;
-            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            let left = RENEW_DEADLINE.saturating_sub(self.renewed.elapsed());
             match tokio::time::timeout(left, self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return,
                 Ok(Err(failure)) => debug!(lease = self.name, %failure, "cannot renew the lease"),
                 Err(_) => return,
@@ -142,12 +150,14 @@ impl Candidate {
             }
             Move::Write(lease) => lease,
         };
+        let begun = Instant::now();
         let written = if lease.metadata.resource_version.is_some() {
             self.api.update(&lease).await?
         } else {
             self.api.create(&lease).await?
         };
         self.see(Some(&written), Instant::now());
+        self.renewed = begun;
         self.holds = true;
         Ok(true)
     }
