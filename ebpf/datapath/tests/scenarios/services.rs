@@ -14,7 +14,7 @@ use super::world::{
 use super::{Fault, Scenario};
 
 pub fn all() -> Vec<Scenario> {
-    [opening(), refused(), established(), healing(), replies(), collisions()].concat()
+    [opening(), refused(), established(), healing(), replies(), collisions(), direct()].concat()
 }
 
 fn syn() -> Frame {
@@ -233,15 +233,8 @@ fn collisions() -> Vec<Scenario> {
     let mut their_forward = forward(FROM, LOCAL, BEFORE);
     their_forward.0 = tuple(FROM, other_vip);
     their_forward.1.tag = their_forward.0.hash();
-    let seen = |(key, flow): (Tuple, Flow), flags: u16| (key, Flow { seen: NOW, flags: flow.flags | flags, ..flow });
     let first = slot_of(tuple(FROM, VIP).hash(), 0, 2);
     let row = if first == 0 { [LOCAL, FAR] } else { [FAR, LOCAL] };
-    let flagged = |flows: &[(Tuple, Flow)], flags: u16| -> Vec<(Tuple, Flow)> {
-        flows.iter().map(|(key, flow)| (*key, Flow { flags: flow.flags | flags, ..*flow })).collect()
-    };
-    let direct = Frame::tcp(FROM, LOCAL_END, SYN);
-    let direct_far = Frame::tcp(FROM, FAR_END, SYN);
-    let [forward_local, reply_local] = connection(FROM, LOCAL, LOCAL_END, BEFORE);
     let replaced = |name, world| opens(name, world).reaches_pod(SERVER_IFINDEX, to_local(&syn()));
     vec![
         opens(
@@ -280,27 +273,44 @@ fn collisions() -> Vec<Scenario> {
             World::serving(&[LOCAL]).with_flows(&[(key, Flow { backend, ..flow })])
         })
         .leaves(&local_now()),
-        // The replies of a direct connection would be taken for those of the one through the service.
+    ]
+}
+
+/// The replies of a direct connection would be taken for those of one through the service.
+fn direct() -> Vec<Scenario> {
+    let near = Frame::tcp(FROM, LOCAL_END, SYN);
+    let far = Frame::tcp(FROM, FAR_END, SYN);
+    let [forward_local, reply_local] = connection(FROM, LOCAL, LOCAL_END, BEFORE);
+    vec![
         sent(
             "a_direct_connection_clears_what_an_ended_one_left",
             World::new().with_flows(&flagged(&[forward_local, reply_local], FIN)),
-            direct.bytes(),
+            near.bytes(),
         )
-        .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+        .reaches_pod(SERVER_IFINDEX, at_server(&near))
         .leaves(&[seen(forward_local, FIN)]),
         sent(
             "a_direct_connection_to_another_node_clears_what_a_reset_one_left",
             World::new().with_flows(&flagged(&[reply(FROM, VIP, FAR, FAR_END, BEFORE)], RESET)),
-            direct_far.bytes(),
+            far.bytes(),
         )
-        .reaches_node_2(at_overlay(&direct_far))
+        .reaches_node_2(at_overlay(&far))
         .leaves(&[]),
         sent(
             "a_direct_connection_with_the_tuple_of_a_live_one_is_refused",
             World::new().with_flows(&[forward_local, reply_local]),
-            direct.bytes(),
+            near.bytes(),
         )
         .drops(DropReason::FlowCollision)
         .leaves(&[seen(forward_local, 0), seen(reply_local, 0)]),
     ]
+}
+
+/// A flow as a lookup just now leaves it.
+fn seen((key, flow): (Tuple, Flow), flags: u16) -> (Tuple, Flow) {
+    (key, Flow { seen: NOW, flags: flow.flags | flags, ..flow })
+}
+
+fn flagged(flows: &[(Tuple, Flow)], flags: u16) -> Vec<(Tuple, Flow)> {
+    flows.iter().map(|(key, flow)| (*key, Flow { flags: flow.flags | flags, ..*flow })).collect()
 }
