@@ -94,6 +94,29 @@ impl Running {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    run_until(options, async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await
+}
+
+/// Runs until `stop`, which may also come while the server still waits for its store.
+async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(stop);
+    let running = tokio::select! {
+        running = start(options) => running?,
+        () = &mut stop => return Ok(()),
+    };
+    stop.await;
+    tracing::info!("stopping");
+    running.stop().await;
+    Ok(())
+}
+
+async fn start(options: Options) -> anyhow::Result<Running> {
     let addresses = service_addresses(options.service_cidr)?;
     let mut names = vec![options.advertise_address.to_string(), addresses.first().to_string()];
     if !options.listen.ip().is_unspecified() {
@@ -113,13 +136,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let running = serve_with(Arc::new(store), &pki, settings).await?;
     tracing::info!(address = %running.address(), kubeconfig = %kubeconfig.display(), "serving");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping");
-    running.stop().await;
-    Ok(())
+    Ok(running)
 }
 
 /// Serves a store. Returns when the port is open, the cache filled and the cluster's own objects are there.
@@ -178,4 +195,27 @@ fn with_own_certificates(mut etcd: EtcdConfig, pki: &Pki) -> EtcdConfig {
         etcd.key = Some(pki.etcd_client().key_pem.clone());
     }
     etcd
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_waits_for_its_store_can_be_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise_address: "127.0.0.1".parse().unwrap(),
+            names: Vec::new(),
+            cert_dir: dir.path().to_owned(),
+            // Nothing listens on the port of tcpmux here.
+            etcd: EtcdConfig { endpoints: vec!["https://127.0.0.1:1".into()], ..EtcdConfig::default() },
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+        };
+        let stopped = run_until(options, tokio::time::sleep(Duration::from_millis(500)));
+        tokio::time::timeout(STORE_PATIENCE / 2, stopped).await.expect("it stops at once").unwrap();
+    }
 }

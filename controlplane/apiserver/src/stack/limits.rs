@@ -1,6 +1,7 @@
-//! How much is taken at once: requests in flight, and bytes of a body.
+//! How much is taken at once: requests in flight, bytes of a body, and time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -18,17 +19,23 @@ pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
 const MAX_READS: usize = 400;
 const MAX_WRITES: usize = 200;
 
+/// How long a request may take from its head to the head of its answer, its body included. Nobody holds a place by
+/// sending slowly. Watches and lists go on after that.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The places for requests in flight.
 #[derive(Clone)]
 pub(crate) struct Limits {
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    within: Duration,
     metrics: Metrics,
 }
 
 impl Limits {
     pub(crate) fn new(metrics: Metrics) -> Limits {
-        Limits { reads: Arc::new(Semaphore::new(MAX_READS)), writes: Arc::new(Semaphore::new(MAX_WRITES)), metrics }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Limits { reads: places(MAX_READS), writes: places(MAX_WRITES), within: REQUEST_TIMEOUT, metrics }
     }
 }
 
@@ -43,7 +50,8 @@ pub(super) async fn layer(State(limits): State<Limits>, request: Request, next: 
         return refusal(Failure::too_many_requests("too many requests in flight, please try again later", 1), grpc);
     };
     limits.metrics.request();
-    next.run(request).await
+    let late = |_| refusal(Failure::timeout("request did not complete within the allotted timeout"), grpc);
+    tokio::time::timeout(limits.within, next.run(request)).await.unwrap_or_else(late)
 }
 
 fn is_write(request: &Request, grpc: bool) -> bool {
@@ -52,5 +60,27 @@ fn is_write(request: &Request, grpc: bool) -> bool {
         !matches!(method, "Get" | "List" | "Watch")
     } else {
         !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_takes_too_long_gives_its_place_back() {
+        let limits = Limits { within: Duration::from_millis(10), ..Limits::new(Metrics::default()) };
+        let slow = |_: Request| async { std::future::pending::<Response>().await };
+        let router = Router::new().fallback(slow).layer(from_fn_with_state(limits.clone(), layer));
+        let answer = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(answer.status(), 504);
+        assert_eq!(limits.reads.available_permits(), MAX_READS);
     }
 }
