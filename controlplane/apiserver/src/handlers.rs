@@ -51,12 +51,17 @@ pub(crate) struct Caller {
     pub record: Record,
 }
 
+/// The namespace of the leases with which nodes show that they live.
+const NODE_LEASES: &str = "kube-node-lease";
+
 /// What a request is about, after it was found and allowed.
 struct Target {
     kind: Arc<Kind>,
     namespace: String,
     name: String,
     subresource: String,
+    /// The node that asks, when one does: it writes only what is its own.
+    node: Option<String>,
 }
 
 impl Target {
@@ -66,6 +71,21 @@ impl Target {
 
     fn not_found(&self) -> Failure {
         Failure::not_found(self.kind.resource(), &self.name)
+    }
+
+    /// 403 when a node writes what belongs to another one. `object` is what is there, or is to be.
+    fn check_own(&self, object: &Value) -> Result<(), Failure> {
+        let Some(node) = &self.node else { return Ok(()) };
+        let (own, allowed) = match self.kind.plural.as_str() {
+            "nodes" => (self.name == *node, "itself"),
+            "leases" => (self.name == *node && self.namespace == NODE_LEASES, "the lease of its own name"),
+            "pods" => (object["spec"]["nodeName"] == node.as_str(), "pods with spec.nodeName set to itself"),
+            _ => (true, ""),
+        };
+        if own {
+            return Ok(());
+        }
+        Err(Failure::refused(self.kind.resource(), &self.name, &format!("node {node:?} can only write {allowed}")))
     }
 }
 
@@ -87,6 +107,12 @@ impl Handlers {
         if named && key.name.is_empty() {
             return Err(Failure::method_not_allowed());
         }
+        if matches!(verb, "list" | "watch" | "deletecollection") && !key.name.is_empty() {
+            let name = &key.name;
+            return Err(Failure::bad_request(format!(
+                "{verb} is of a collection, but names {name:?}: select by field"
+            )));
+        }
         if kind.namespaced && named && key.namespace.is_empty() {
             return Err(Failure::bad_request("an empty namespace may not be set when a resource name is provided"));
         }
@@ -97,7 +123,8 @@ impl Handlers {
         if [&key.namespace, &key.name].into_iter().any(|part| part.contains('/') || part == "." || part == "..") {
             return Err(Failure::bad_request("names may not contain '/', or be '.' or '..'"));
         }
-        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource })
+        let node = caller.user.node().map(str::to_owned);
+        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource, node })
     }
 }
 

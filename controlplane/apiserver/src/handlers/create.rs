@@ -3,13 +3,13 @@
 use diolkos_api::kind::names;
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
+use diolkos_store::Expect;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::body::{self, FieldValidation};
 use super::transaction::{Edit, set_version};
 use super::{Caller, Handlers, Target, now, reply};
-use crate::cache::Freshness;
 
 /// Letters of generated names, as Kubernetes has them: no vowels, so no words.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -35,9 +35,8 @@ impl Handlers {
         let (mut object, warnings) = body::parse(&target.kind, &request.json, validation)?;
         settle_namespace(&target, &mut object)?;
         let prefix = settle_name(&mut target, &mut object)?;
-        if target.kind.namespaced {
-            self.check_namespace(&target).await?;
-        }
+        target.check_own(&object)?;
+        let namespace = self.check_namespace(&target, false).await?;
         body::drop_nulls(&mut object);
         let attempts = if prefix.is_some() { MAX_GENERATED } else { 1 };
         for _ in 0..attempts {
@@ -53,7 +52,7 @@ impl Handlers {
             if request.dry_run {
                 return self.rehearse(&target, object, warnings).await;
             }
-            if let Some(revision) = self.insert(&target, &mut object).await? {
+            if let Some(revision) = self.insert(&target, &mut object, namespace.clone()).await? {
                 set_version(&mut object, revision);
                 return Ok(reply(&object, revision, warnings));
             }
@@ -76,25 +75,29 @@ impl Handlers {
         Ok(reply(&object, 0, warnings))
     }
 
-    /// 404 when the namespace is not there, 403 when it is on its way out.
-    async fn check_namespace(&self, target: &Target) -> Result<(), Failure> {
+    /// 404 when the namespace is not there, 403 when it is on its way out. Returns what a commit has to expect, so that
+    /// nothing enters a namespace that goes in between; nothing for kinds without one. `fresh`: ask the store.
+    pub(super) async fn check_namespace(&self, target: &Target, fresh: bool) -> Result<Option<Expect>, Failure> {
+        if !target.kind.namespaced {
+            return Ok(None);
+        }
         let namespaces = self.registry.find("", "v1", "namespaces").ok_or_else(Failure::no_such_resource)?;
         let key = namespaces.key("", &target.namespace);
-        let namespace = match self.cache.get(&key, Freshness::Any).await? {
-            Some(cached) => serde_json::from_slice(&cached.bytes).unwrap_or(Value::Null),
-            None => match self.stored(&key).await? {
-                Some(current) => current.object,
-                None => return Err(Failure::not_found(namespaces.resource(), &target.namespace)),
-            },
+        let cached = if fresh { None } else { self.cached(&key).await? };
+        let Some(namespace) = (match cached {
+            Some(cached) => Some(cached),
+            None => self.stored(&key).await?,
+        }) else {
+            return Err(Failure::not_found(namespaces.resource(), &target.namespace));
         };
-        if namespace["metadata"]["deletionTimestamp"].is_string() {
+        if namespace.object["metadata"]["deletionTimestamp"].is_string() {
             let why = format!(
                 "unable to create new content in namespace {} because it is being terminated",
                 target.namespace
             );
             return Err(Failure::refused(target.kind.resource(), &target.name, &why));
         }
-        Ok(())
+        Ok(Some(Expect::At { key, revision: namespace.revision }))
     }
 
     /// Sets `spec.nodeName` of a pod, once. The answer is a Status, as in Kubernetes.

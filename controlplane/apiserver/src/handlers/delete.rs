@@ -15,6 +15,9 @@ const DEFAULT_GRACE: i64 = 30;
 /// Objects of a collection that are deleted at once.
 const CONCURRENT_DELETES: usize = 16;
 
+/// Namespaces that nobody may delete, as in Kubernetes: all of the cluster would go with them.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
 /// What every delete of one request has in common.
 struct Options {
     grace: Option<i64>,
@@ -44,7 +47,13 @@ impl Handlers {
         let options = options(&request)?;
         let matching = self.matching(&target.kind, &target.namespace, &request).await?;
         let deleted = stream::iter(matching.into_iter().map(|(namespace, name)| {
-            let target = Target { kind: target.kind.clone(), namespace, name, subresource: String::new() };
+            let target = Target {
+                kind: target.kind.clone(),
+                namespace,
+                name,
+                subresource: String::new(),
+                node: target.node.clone(),
+            };
             let options = &options;
             async move {
                 match self.delete_one(&target, options).await {
@@ -90,6 +99,10 @@ fn options(request: &wire::DeleteRequest) -> Result<Options, Failure> {
 
 fn edit(target: &Target, options: &Options, current: &Current) -> Result<Edit, Failure> {
     let object = &current.object;
+    let is_namespace = target.kind.kind == "Namespace" && target.kind.group.is_empty();
+    if is_namespace && IMMORTAL.contains(&target.name.as_str()) {
+        return Err(Failure::refused(target.kind.resource(), &target.name, "this namespace may not be deleted"));
+    }
     check_preconditions(target, options, object)?;
     let grace = grace(&target.kind, object, options.grace);
     let marked = object["metadata"]["deletionTimestamp"].is_string();
@@ -107,7 +120,7 @@ fn edit(target: &Target, options: &Options, current: &Current) -> Result<Edit, F
     if let (true, Some(generation)) = (target.kind.generation, object["metadata"]["generation"].as_i64()) {
         object["metadata"]["generation"] = (generation + 1).into();
     }
-    if target.kind.kind == "Namespace" && target.kind.group.is_empty() {
+    if is_namespace {
         object["status"]["phase"] = "Terminating".into();
     }
     Ok(Edit::Put(object))

@@ -63,6 +63,7 @@ fn set_scale(target: &Target, scale: &Value, current: &Current) -> Result<Edit, 
         namespace: target.namespace.clone(),
         name: target.name.clone(),
         subresource: String::new(),
+        node: target.node.clone(),
     };
     replace(&whole, &new, current)
 }

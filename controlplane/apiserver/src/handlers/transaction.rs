@@ -119,6 +119,7 @@ impl Handlers {
     ) -> Result<Option<Change>, Failure> {
         let key = target.key();
         let old = &current.object;
+        target.check_own(old)?;
         let mut expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
         let (object, write, claims) = match edit(current)? {
             Edit::Keep => return Ok(None),
@@ -140,8 +141,14 @@ impl Handlers {
         Ok(Some(Change { object, expects, writes }))
     }
 
-    /// Creates an object unless its key is taken: `Ok(None)` then.
-    pub(super) async fn insert(&self, target: &Target, object: &mut Value) -> Result<Option<i64>, Failure> {
+    /// Creates an object unless its key is taken: `Ok(None)` then. `namespace`: what the object's namespace was found
+    /// to be; it is looked at again when that is no longer so.
+    pub(super) async fn insert(
+        &self,
+        target: &Target,
+        object: &mut Value,
+        mut namespace: Option<Expect>,
+    ) -> Result<Option<i64>, Failure> {
         let key = target.key();
         let asked = object.clone();
         let mut taken = Vec::new();
@@ -150,12 +157,16 @@ impl Handlers {
             let claims = self.addresses.claims(self, &target.kind, None, Some(object), &taken).await?;
             target.kind.check(object, None)?;
             let mut expects = vec![Expect::Absent { key: key.clone() }];
+            expects.extend(namespace.clone());
             expects.extend(claims.expects);
             let mut writes = vec![Write::Put { key: key.clone(), value: stored_bytes(object) }];
             writes.extend(claims.writes);
             match self.store.commit(&expects, &writes).await.map_err(store_failure)? {
                 Commit::Done(revision) => return Ok(Some(revision)),
                 Commit::Conflict { key: other, .. } if other == key => return Ok(None),
+                Commit::Conflict { key: other, .. } if names(&namespace, &other) => {
+                    namespace = self.check_namespace(target, true).await?;
+                }
                 Commit::Conflict { key: other, .. } => taken.push(other),
             }
             self.metrics.write_conflict();
@@ -170,11 +181,15 @@ impl Handlers {
         snapshot.entries.iter().find(|entry| entry.key == key).map(decode).transpose()
     }
 
-    async fn cached(&self, key: &str) -> Result<Option<Current>, Failure> {
+    pub(super) async fn cached(&self, key: &str) -> Result<Option<Current>, Failure> {
         let Some(cached) = self.cache.get(key, Freshness::Any).await? else { return Ok(None) };
         let object = serde_json::from_slice(&cached.bytes).map_err(|cause| damaged(key, &cause))?;
         Ok(Some(Current { object, revision: cached.revision, fresh: false }))
     }
+}
+
+fn names(expect: &Option<Expect>, other: &str) -> bool {
+    matches!(expect, Some(Expect::Absent { key } | Expect::At { key, .. }) if key == other)
 }
 
 fn decode(entry: &Entry) -> Result<Current, Failure> {

@@ -8,10 +8,14 @@ use http::header;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{is_grpc, is_health, refusal};
+use crate::pki::ADMIN_GROUP;
 use crate::serve::Peer;
 
 /// The group of everybody who showed who they are.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+
+/// The group of the kubelets.
+pub(crate) const NODES: &str = "system:nodes";
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,12 @@ impl User {
     /// Whoever asks for the health endpoints without a certificate.
     fn anonymous() -> User {
         User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+    }
+
+    /// The node that this is, "" for a member of the nodes' group that does not say which.
+    pub(crate) fn node(&self) -> Option<&str> {
+        let limited = self.is_in(NODES) && !self.is_in(ADMIN_GROUP);
+        limited.then(|| self.name.strip_prefix("system:node:").unwrap_or_default())
     }
 
     pub(crate) fn is_in(&self, group: &str) -> bool {

@@ -1,8 +1,9 @@
 //! Delete: grace, finalizers, collections.
 
+use diolkos_api::wire;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, config_map, pod};
+use crate::harness::{Server, config_map, key, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -86,4 +87,48 @@ async fn propagation_that_nobody_would_do_is_not_promised() {
     let answer = rest.delete(&format!("{MAPS}/a"), &json!({"propagationPolicy": "Orphan"})).await;
     assert_eq!(answer.code, 501);
     assert_eq!(rest.get(&format!("{MAPS}/a")).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_enters_a_namespace_that_went_since_it_was_looked_at() {
+    let server = Server::start().await;
+    let rest = server.admin_rest();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}});
+    rest.post("/api/v1/namespaces", &namespace).await;
+    assert_eq!(rest.get("/api/v1/namespaces/gone").await.code, 200);
+    // From here on the cache holds what is no longer so.
+    server.store.hold_watches(true);
+    let mut emptied = rest.delete("/api/v1/namespaces/gone", &Value::Null).await.json();
+    let maps = "/api/v1/namespaces/gone/configmaps";
+    assert_eq!(rest.post(maps, &config_map("a", "b", "c")).await.code, 403);
+    emptied["spec"]["finalizers"] = json!([]);
+    assert_eq!(rest.put("/api/v1/namespaces/gone/finalize", &emptied).await.code, 200);
+    assert_eq!(rest.post(maps, &config_map("a", "b", "c")).await.code, 404);
+    server.store.hold_watches(false);
+    assert!(rest.get("/api/v1/configmaps").await.json()["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_namespaces_of_the_system_stay() {
+    let server = Server::start().await;
+    let rest = server.admin_rest();
+    for name in ["default", "kube-system", "kube-public"] {
+        let answer = rest.delete(&format!("/api/v1/namespaces/{name}"), &Value::Null).await;
+        assert_eq!(answer.code, 403);
+        let message = format!("namespaces \"{name}\" is forbidden: this namespace may not be deleted");
+        assert_eq!(answer.json()["message"], message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_does_not_mean_a_whole_collection() {
+    let server = Server::start().await;
+    let rest = server.admin_rest();
+    for name in ["a", "b"] {
+        rest.post(MAPS, &config_map(name, "b", "c")).await;
+    }
+    let request = wire::DeleteRequest { key: key("", "configmaps", "default", "a"), ..wire::DeleteRequest::default() };
+    let refused = server.admin().raw().delete_collection(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert_eq!(rest.get(MAPS).await.json()["items"].as_array().unwrap().len(), 2);
 }

@@ -9,5 +9,6 @@ mod crud;
 mod deletion;
 mod discovery;
 mod failures;
+mod nodes;
 mod tls;
 mod watch;

@@ -113,7 +113,7 @@ pub(super) const BINDINGS: &[Binding] = &[
             rule(EDIT, &["", "events.k8s.io"], &["events"]),
         ],
     },
-    // kubelet and agent, which share the node's certificate.
+    // The kubelet. Which lease and which pods are its own, the handlers see.
     Binding {
         subject: Subject::Group("system:nodes"),
         rules: &[
@@ -122,19 +122,15 @@ pub(super) const BINDINGS: &[Binding] = &[
             rule(&["create"], CORE, &["nodes"]),
             own_node(CHANGE, CORE, &["nodes", "nodes/status"]),
             rule(CHANGE, CORE, &["pods/status"]),
-            rule(&["create", "delete"], CORE, &["pods"]),
+            rule(&["delete"], CORE, &["pods"]),
             rule(&["create"], LEASES, &["leases"]),
             own_node(&["get", "update", "patch", "delete"], LEASES, &["leases"]),
-            rule(EDIT, &["", "events.k8s.io"], &["events"]),
         ],
     },
-    // The agent under its own name, and kube-proxy, which needs the same.
+    // The agent, and kube-proxy, which needs the same.
     Binding { subject: Subject::User("system:kube-proxy"), rules: NETWORK },
     Binding { subject: Subject::Group("system:diolkos-agents"), rules: NETWORK },
 ];
 
-const NETWORK: &[Rule] = &[
-    rule(READ, CORE, &["nodes", "pods", "services", "namespaces"]),
-    rule(READ, DISCOVERY, &["endpointslices"]),
-    rule(EDIT, &["", "events.k8s.io"], &["events"]),
-];
+const NETWORK: &[Rule] =
+    &[rule(READ, CORE, &["nodes", "pods", "services", "namespaces"]), rule(READ, DISCOVERY, &["endpointslices"])];
