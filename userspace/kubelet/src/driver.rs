@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 pub use execute::Fault;
@@ -38,6 +38,8 @@ pub struct Context {
     pub resolv_conf: PathBuf,
     /// Sandboxes and containers that start at the same time.
     starts: Semaphore,
+    /// Images that are fetched at the same time.
+    pulls: Semaphore,
 }
 
 /// The driver's state: the pods that are wanted, and the memory that plans need beside what the runtime shows.
@@ -59,10 +61,18 @@ pub struct Driver {
 #[derive(Default)]
 struct Memory {
     troubles: Troubles,
-    /// A plan is being carried out.
-    busy: bool,
+    /// The plan that is being carried out.
+    work: Option<Work>,
     /// The status is being written.
     writing: bool,
+}
+
+/// A plan under way.
+struct Work {
+    /// When the pod must have ended, as the plan knew it; `None` while it was to live.
+    end: Option<Timestamp>,
+    /// The plan goes on for as long as this is there.
+    live: Option<oneshot::Sender<()>>,
 }
 
 /// One finished piece of work.
@@ -75,6 +85,8 @@ pub enum Done {
 
 /// More would only wait for the runtime: it starts about ten pods a second.
 const PARALLEL_STARTS: usize = 8;
+/// Their own number: a registry that does not answer holds up no pod whose image is here.
+const PARALLEL_PULLS: usize = 8;
 /// How often logs are checked against their limit and ConfigMap volumes are read anew.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(30);
 
@@ -86,7 +98,8 @@ impl Context {
         facts: Facts,
         resolv_conf: PathBuf,
     ) -> Context {
-        Context { runtime, cluster, host, facts, resolv_conf, starts: Semaphore::new(PARALLEL_STARTS) }
+        let (starts, pulls) = (Semaphore::new(PARALLEL_STARTS), Semaphore::new(PARALLEL_PULLS));
+        Context { runtime, cluster, host, facts, resolv_conf, starts, pulls }
     }
 }
 
@@ -162,7 +175,8 @@ impl Driver {
         }
         for (uid, seen) in observed {
             let memory = self.memory.entry(uid).or_default();
-            let actions = if memory.busy { Vec::new() } else { plan_orphan(&seen, &memory.troubles, now) };
+            memory.hasten(Some(Timestamp::MAX));
+            let actions = if memory.work.is_some() { Vec::new() } else { plan_orphan(&seen, &memory.troubles, now) };
             self.carry_out(None, seen, actions);
         }
     }
@@ -188,7 +202,7 @@ impl Driver {
         match done {
             Done::Plan { uid, outcomes } => {
                 let memory = self.memory.entry(uid.clone()).or_default();
-                memory.busy = false;
+                memory.work = None;
                 for (subject, outcome) in outcomes {
                     note(&mut memory.troubles, &uid, subject, outcome, now);
                 }
@@ -199,7 +213,12 @@ impl Driver {
                 let fault = match outcome {
                     Ok(pod) => {
                         note(&mut memory.troubles, &uid, Subject::Object, Ok(()), now);
-                        return self.store(*pod);
+                        // The watch may have told the pod's end already; the answer must not bring it back.
+                        let same = |known: &&Arc<Pod>| known.metadata.uid.as_ref() == Some(&uid);
+                        if self.pods.get(&name_of(&pod)).filter(same).is_some() {
+                            self.store(*pod);
+                        }
+                        return;
                     }
                     // The watch tells what changed, or that the pod is gone; the next look starts from there.
                     Err(failure) if failure.is_not_found() || failure.is_conflict() => Fault::quiet(failure),
@@ -251,7 +270,7 @@ impl Driver {
 
     fn forget(&mut self, workloads: &BTreeMap<String, Arc<Workload>>, observed: &BTreeMap<String, ObservedPod>) {
         self.memory.retain(|uid, memory| {
-            memory.busy || memory.writing || workloads.contains_key(uid) || observed.contains_key(uid)
+            memory.work.is_some() || memory.writing || workloads.contains_key(uid) || observed.contains_key(uid)
         });
         let live: BTreeSet<&str> = observed
             .values()
@@ -277,7 +296,9 @@ impl Driver {
                 let id = run.container.id.clone();
                 if !self.probes.contains_key(&id) {
                     let started = run.times.started.unwrap_or(now);
-                    self.probes.extend(ContainerProbes::new(wish, started).map(|probes| (id.clone(), probes)));
+                    let known = status::of_container(&workload.pod, &id);
+                    let probes = ContainerProbes::new(wish, started).map(|probes| probes.resume(known));
+                    self.probes.extend(probes.map(|probes| (id.clone(), probes)));
                 }
                 let Some(probes) = self.probes.get_mut(&id) else { continue };
                 for (kind, probe) in probes.take_due(now) {
@@ -295,6 +316,7 @@ impl Driver {
     /// Plans one pod and writes its status when that has changed.
     fn advance(&mut self, workload: &Arc<Workload>, seen: &ObservedPod, now: Timestamp) {
         let memory = self.memory.entry(workload.key.uid.clone()).or_default();
+        memory.hasten(workload.delete_by);
         let network_problem = self.health.runtime.as_ref().and_then(|health| health.network.as_deref());
         let troubles = &memory.troubles;
         let view = View { workload, observed: seen, troubles, verdicts: &self.verdicts, network_problem, now };
@@ -304,7 +326,7 @@ impl Driver {
         };
         let held = troubles.get(&Subject::Object).is_some_and(|trouble| trouble.retry_at > now);
         let patch = if memory.writing || held { None } else { status::patch(workload, &status::status(view, &node)) };
-        let actions = if memory.busy { Vec::new() } else { plan(view) };
+        let actions = if memory.work.is_some() { Vec::new() } else { plan(view) };
         if let Some(patch) = patch {
             memory.writing = true;
             let (context, key) = (self.context.clone(), workload.key.clone());
@@ -320,13 +342,18 @@ impl Driver {
         if actions.is_empty() {
             return;
         }
-        self.memory.entry(seen.key.uid.clone()).or_default().busy = true;
+        let (live, mut cut) = oneshot::channel();
+        let end = workload.as_ref().map_or(Some(Timestamp::MAX), |workload| workload.delete_by);
+        self.memory.entry(seen.key.uid.clone()).or_default().work = Some(Work { end, live: Some(live) });
         let context = self.context.clone();
         self.tasks.spawn(async move {
             let mut outcomes = Vec::new();
             for action in actions {
                 tracing::debug!(pod = seen.key.name, uid = seen.key.uid, ?action, "acting");
-                let outcome = execute::execute(&context, workload.as_deref(), &seen, &action).await;
+                let outcome = tokio::select! {
+                    outcome = execute::execute(&context, workload.as_deref(), &seen, &action) => outcome,
+                    _ = &mut cut => break,
+                };
                 let failed = outcome.is_err();
                 outcomes.push((action.subject(), outcome));
                 // Containers of one pod start independently; every other step is the ground of the next.
@@ -347,6 +374,18 @@ impl Driver {
             let outcome = execute::keep_up(&context, &workload, &seen).await;
             Done::Upkeep { pod: workload.key.name.clone(), outcome }
         });
+    }
+}
+
+impl Memory {
+    /// A deletion does not wait for the pod to start first, nor one with a shorter grace for a longer one: such work is
+    /// given up, and what it has left behind is planned for as it is seen.
+    fn hasten(&mut self, end: Option<Timestamp>) {
+        if let (Some(work), Some(end)) = (&mut self.work, end)
+            && work.end.is_none_or(|planned| end < planned)
+        {
+            work.live = None;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::desired::{Check, ContainerWish, Probe};
 use crate::lifecycle::Verdict;
 use crate::runtime::Runtime;
+use k8s_openapi::api::core::v1::ContainerStatus;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,6 +52,18 @@ impl ContainerProbes {
             liveness: state(&probes.liveness, true),
             readiness: state(&probes.readiness, false),
         })
+    }
+
+    /// What an earlier kubelet found out, as the object says it, holds until checks say otherwise: a kubelet that
+    /// starts anew takes no pod out of its services.
+    pub fn resume(mut self, known: Option<&ContainerStatus>) -> ContainerProbes {
+        if let (Some(known), Some(startup)) = (known, &mut self.startup) {
+            startup.holds |= known.started == Some(true);
+        }
+        if let (Some(known), Some(readiness)) = (known, &mut self.readiness) {
+            readiness.holds |= known.ready;
+        }
+        self
     }
 
     /// The checks to make now; each counts as in flight until [`ContainerProbes::record`].

@@ -71,6 +71,14 @@ pub fn patch(workload: &Workload, new: &core::PodStatus) -> Option<Value> {
     (!changed.is_empty()).then(|| json!({"metadata": precondition, "status": changed}))
 }
 
+/// What the object says of this very run of a container.
+pub fn of_container<'a>(pod: &'a core::Pod, id: &str) -> Option<&'a core::ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let mut all = [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten();
+    let names = |known: &String| known.split_once("://").is_some_and(|(_, known)| known == id);
+    all.find(|status| status.container_id.as_ref().is_some_and(names))
+}
+
 fn pod_addresses(
     view: View<'_>,
     assessment: &Assessment<'_>,

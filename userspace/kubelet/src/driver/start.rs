@@ -37,8 +37,8 @@ pub(super) async fn start(
     let mut wishes = workload.init.iter().chain(&workload.containers);
     let wish =
         wishes.find(|wish| wish.name == name).ok_or_else(|| config(format!("the pod has no container {name}")))?;
-    let _turn = context.starts.acquire().await.map_err(|error| config(error.to_string()))?;
     ensure_image(context, wish).await?;
+    let turn = context.starts.acquire().await.map_err(|error| config(error.to_string()))?;
     prepare_volumes(context, workload).await?;
     let facts = Facts { pod_ips: pod_ips(&context.facts, workload, seen), ..context.facts.clone() };
     let maps = config_maps(context, workload, wish).await?;
@@ -54,6 +54,7 @@ pub(super) async fn start(
     let id = created.map_err(|error| Fault::new("CreateContainerError", error))?;
     context.runtime.start_container(&id).await.map_err(|error| Fault::new("RunContainerError", error))?;
     tracing::info!(pod = workload.key.name, namespace = workload.key.namespace, container = name, id, "started");
+    drop(turn);
     let Some(hook) = &wish.post_start else { return Ok(()) };
     let address = facts.pod_ips.first().cloned().unwrap_or_default();
     if let Err(problem) = run_hook(context, hook, &id, &address, POST_START_LIMIT).await {
@@ -74,6 +75,8 @@ async fn ensure_image(context: &Context, wish: &ContainerWish) -> Result<(), Fau
             Err(Fault::new("ErrImageNeverPull", message))
         }
         (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, false) => {
+            let turn = context.pulls.acquire().await;
+            let _turn = turn.map_err(|error| Fault::new("ErrImagePull", error))?;
             let pulled = context.runtime.pull(&wish.image).await;
             pulled.map(drop).map_err(|error| Fault::new("ErrImagePull", error))
         }

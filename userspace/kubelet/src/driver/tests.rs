@@ -45,6 +45,20 @@ impl World {
         }
     }
 
+    /// The same, but without waiting for work that takes long.
+    async fn run_beside(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            while let Some(Some(event)) = self.pods.next().now_or_never() {
+                self.driver.apply(event);
+            }
+            self.driver.pass(self.model.now()).await;
+            while let Ok(done) = tokio::time::timeout(Duration::from_millis(50), self.driver.done()).await {
+                self.driver.record(done, self.model.now());
+            }
+            self.model.advance(Duration::from_secs(1));
+        }
+    }
+
     /// A new kubelet on the same node: it knows nothing.
     fn restart(&mut self) {
         self.driver = driver(&self.directory, &self.model, &self.cluster);
@@ -327,4 +341,78 @@ async fn with_the_control_plane_away_pods_still_start_stop_and_are_reported_late
     assert!(world.containers().await.iter().any(|container| container.attempt >= 1));
     world.cluster.set_away(false);
     world.until("reported", |world| world.container().restart_count >= 1).await;
+}
+
+#[tokio::test]
+async fn a_late_answer_does_not_bring_a_deleted_pod_back() {
+    let mut world = World::new();
+    let uid = world.cluster.create_pod(pod(json!({}), &["sh", "-c", OBEDIENT]));
+    world.until("running", |world| world.phase() == "Running").await;
+    let answer = Box::new(world.cluster.pod("default", "web").unwrap());
+    world.cluster.force_delete("default", "web");
+    world.run(1).await;
+    world.driver.record(Done::Status { uid, outcome: Ok(answer) }, world.model.now());
+    world.run(10).await;
+    assert!(world.containers().await.is_empty(), "what has no object does not run");
+}
+
+#[tokio::test]
+async fn a_new_kubelet_does_not_take_a_ready_pod_out_of_its_services() {
+    let mut world = World::new();
+    let probe = json!({"exec": {"command": ["sh", "-c", "exit 0"]}, "periodSeconds": 1});
+    let mut probed = pod(json!({}), &["sh", "-c", OBEDIENT]);
+    for field in ["readiness_probe", "startup_probe"] {
+        let container = &mut probed.spec.as_mut().unwrap().containers[0];
+        let probe = Some(serde_json::from_value(probe.clone()).unwrap());
+        if field == "readiness_probe" { container.readiness_probe = probe } else { container.startup_probe = probe }
+    }
+    world.cluster.create_pod(probed);
+    world.until("ready", |world| world.condition("Ready")).await;
+    world.run(3).await;
+    let writes = world.cluster.status_writes();
+    world.restart();
+    world.run(5).await;
+    assert!(world.condition("Ready"));
+    assert_eq!(world.cluster.status_writes(), writes, "nothing has changed, so nothing is written");
+}
+
+#[tokio::test]
+async fn a_pull_that_hangs_holds_up_neither_other_pods_nor_the_end_of_its_own() {
+    let mut world = World::new();
+    world.model.stall_pull("registry.local/slow:1");
+    let slow = (0..=PARALLEL_STARTS).map(|index| format!("slow-{index}"));
+    for name in slow {
+        let mut slow = pod(json!({}), &["sleep", "1000"]);
+        slow.metadata.name = Some(name);
+        let container = &mut slow.spec.as_mut().unwrap().containers[0];
+        container.image = Some("registry.local/slow:1".into());
+        container.image_pull_policy = Some("IfNotPresent".into());
+        world.cluster.create_pod(slow);
+    }
+    world.run_beside(3).await;
+    world.cluster.create_pod(pod(json!({}), &["sh", "-c", OBEDIENT]));
+    world.run_beside(5).await;
+    assert_eq!(world.phase(), "Running");
+    world.cluster.request_deletion("default", "slow-0", world.model.now(), 30);
+    world.cluster.force_delete("default", "slow-1");
+    world.run_beside(8).await;
+    assert!(world.cluster.pod("default", "slow-0").is_none());
+    let left = world.model.list_sandboxes().await.unwrap();
+    assert!(!left.iter().any(|sandbox| ["slow-0", "slow-1"].contains(&sandbox.pod.name.as_str())), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_shorter_grace_does_not_wait_for_a_longer_one() {
+    let mut world = World::new();
+    let mut patient = pod(json!({"terminationGracePeriodSeconds": 1000}), &["sh", "-c", OBEDIENT]);
+    let hook = json!({"preStop": {"sleep": {"seconds": 1000}}});
+    patient.spec.as_mut().unwrap().containers[0].lifecycle = Some(serde_json::from_value(hook).unwrap());
+    world.cluster.create_pod(patient);
+    world.until("running", |world| world.phase() == "Running").await;
+    world.cluster.request_deletion("default", "web", world.model.now(), 1000);
+    world.run_beside(3).await;
+    assert!(world.cluster.pod("default", "web").is_some());
+    world.cluster.request_deletion("default", "web", world.model.now(), 0);
+    world.run_beside(8).await;
+    assert!(world.cluster.pod("default", "web").is_none());
 }

@@ -28,6 +28,8 @@ struct World {
     sandboxes: BTreeMap<String, SandboxRecord>,
     containers: BTreeMap<String, ContainerRecord>,
     images: BTreeSet<String>,
+    /// Images whose registry never answers.
+    stalled: BTreeSet<String>,
     away: bool,
     /// Text of the next refusal of an operation.
     refusals: BTreeMap<&'static str, String>,
@@ -60,6 +62,7 @@ impl Model {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             images: images.iter().map(|&image| image.to_owned()).collect(),
+            stalled: BTreeSet::new(),
             away: false,
             refusals: BTreeMap::new(),
             network_problem: None,
@@ -94,6 +97,11 @@ impl Model {
 
     pub fn add_image(&self, image: &str) {
         self.world().images.insert(image.to_owned());
+    }
+
+    /// From now on fetching this image takes for ever.
+    pub fn stall_pull(&self, image: &str) {
+        self.world().stalled.insert(image.to_owned());
     }
 
     /// Ends a running container from outside, as a crash of the program does.
@@ -349,6 +357,9 @@ impl Runtime for Model {
     }
 
     async fn pull(&self, name: &str) -> Result<String, Error> {
+        if self.world().stalled.contains(name) {
+            return std::future::pending().await;
+        }
         let world = self.call("pull", name)?;
         world.images.contains(name).then(|| image_id(name)).ok_or_else(|| not_found("pull", name))
     }

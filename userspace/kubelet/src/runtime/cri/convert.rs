@@ -93,9 +93,11 @@ pub(super) fn container(item: wire::Container) -> Container {
 }
 
 pub(super) fn times(status: wire::ContainerStatus) -> Times {
+    let started = timestamp(status.started_at);
     Times {
-        started: timestamp(status.started_at),
-        finished: timestamp(status.finished_at),
+        started,
+        // containerd notes the start after the end of a program that ends at once: nothing ends before it began.
+        finished: timestamp(status.finished_at).map(|finished| started.map_or(finished, |began| finished.max(began))),
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,
@@ -199,4 +201,18 @@ fn state(state: wire::ContainerState) -> State {
 /// CRI gives nanoseconds since the epoch, 0 for "not yet".
 fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
     if nanoseconds <= 0 { None } else { Timestamp::from_nanosecond(i128::from(nanoseconds)).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_container_ends_before_it_began() {
+        let status = |started_at, finished_at| wire::ContainerStatus { started_at, finished_at, ..Default::default() };
+        let ended_at_once = times(status(1_509, 1_506));
+        assert_eq!((ended_at_once.started, ended_at_once.finished), (timestamp(1_509), timestamp(1_509)));
+        let never_began = times(status(0, 1_506));
+        assert_eq!((never_began.started, never_began.finished), (None, timestamp(1_506)));
+    }
 }
