@@ -99,8 +99,10 @@ pub struct Netns {
     pub v4: [u8; 4],
     /// [`netns_flags`].
     pub flags: u32,
+    /// [`cookie_tag`] of the key.
+    pub tag: u32,
 }
-const _: () = assert!(size_of::<Netns>() == 24 && align_of::<Netns>() == 4);
+const _: () = assert!(size_of::<Netns>() == 28 && align_of::<Netns>() == 4);
 
 /// Bits of [`Netns::flags`].
 pub mod netns_flags {
@@ -108,6 +110,13 @@ pub mod netns_flags {
     pub const HOST: u32 = 1 << 0;
     /// Services are translated on the packet path only, never at the socket.
     pub const OPT_OUT: u32 = 1 << 1;
+}
+
+/// Tells the value of one network namespace from that of another whose element the kernel reused under a reader.
+/// The kernel counts cookies up, so the low half alone tells them apart.
+#[inline(always)]
+pub const fn cookie_tag(cookie: u64) -> u32 {
+    cookie as u32
 }
 
 /// Tells the value of one address from that of another whose element the kernel reused under a reader.

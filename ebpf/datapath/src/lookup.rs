@@ -6,7 +6,7 @@
 use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple};
-use diolkos_abi::pod::{Endpoint, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Netns, RouteKey, address_tag, cookie_tag};
 use diolkos_abi::service::{FrontendKey, frontend_parts};
 
 use crate::tables::Tables;
@@ -56,6 +56,18 @@ pub(crate) fn route<T: Tables>(config: &Config, tables: &mut T, v4: [u8; 4]) -> 
         return Some(route.node);
     }
     tables.route(&key).filter(|route| route.tag == tag).map(|route| route.node)
+}
+
+/// Whom the socket at hand belongs to.
+#[inline(always)]
+pub(crate) fn netns<T: Tables>(tables: &mut T) -> Option<Netns> {
+    let cookie = tables.netns_cookie();
+    let tag = cookie_tag(cookie);
+    let netns = tables.netns(cookie)?;
+    if netns.tag == tag {
+        return Some(netns);
+    }
+    tables.netns(cookie).filter(|netns| netns.tag == tag)
 }
 
 /// The network part of an address.

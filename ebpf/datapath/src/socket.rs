@@ -82,5 +82,5 @@ fn choose<T: Tables>(tables: &mut T, key: &FrontendKey, service: u32) -> Result<
 /// The pod of the socket wants its services translated on the packet path only.
 #[inline(always)]
 fn opted_out<T: Tables>(tables: &mut T) -> bool {
-    tables.netns().is_some_and(|netns| netns.flags & netns_flags::OPT_OUT != 0)
+    lookup::netns(tables).is_some_and(|netns| netns.flags & netns_flags::OPT_OUT != 0)
 }

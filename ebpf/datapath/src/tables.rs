@@ -48,8 +48,11 @@ pub trait Tables {
     /// A node; `None` outside the table.
     fn node(&mut self, id: u32) -> Option<Node>;
 
-    /// The network namespace of the socket at hand.
-    fn netns(&mut self) -> Option<Netns>;
+    /// The cookie of the network namespace of the socket at hand; 0 when there is no socket.
+    fn netns_cookie(&mut self) -> u64;
+
+    /// Whose the sockets of a network namespace are. The caller compares its tag.
+    fn netns(&mut self, cookie: u64) -> Option<Netns>;
 
     /// What the socket at hand believes it talks to.
     fn socket(&mut self) -> Option<SocketFlow>;

@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES};
+use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, cookie_tag};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine};
 
 use crate::scenarios::world::World;
@@ -119,7 +119,7 @@ impl Dataplane {
             self.route.insert(key, route, 0).unwrap();
         }
         if let Some(netns) = world.netns {
-            self.netns.insert(netns_cookie, netns, 0).unwrap();
+            self.netns.insert(netns_cookie, Netns { tag: cookie_tag(netns_cookie), ..netns }, 0).unwrap();
         }
         self.add_flows(&world.flows);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use diolkos_abi::config::Config;
-use diolkos_abi::pod::{Netns, Node, Route, RouteKey};
+use diolkos_abi::pod::{Netns, Node, Route, RouteKey, cookie_tag};
 use diolkos_abi::service::{Backend, FrontendKey, backend_state, row_word};
 use diolkos_agent::dataplane::kernel::Kernel;
 use diolkos_agent::dataplane::{Dataplane, Error, map};
@@ -47,7 +47,7 @@ fn maps_stay_and_programs_are_replaced_in_their_links_by_the_next_agent() {
 
         let mut second = Kernel::open(&world.options(config)).unwrap();
         assert_eq!(second.adopt().unwrap(), before);
-        assert_eq!(second.netnses().unwrap(), [(7, Netns::default())]);
+        assert_eq!(second.netnses().unwrap(), [(7, Netns { tag: cookie_tag(7), ..Netns::default() })]);
         assert_eq!(second.attached_pods().unwrap(), ["dif00"]);
         for (name, (id, program)) in pins.iter().zip(links) {
             let (new_id, new_program) = link(&world.links().join(name));

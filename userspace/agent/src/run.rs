@@ -344,7 +344,7 @@ fn claim_host_namespace(dataplane: &Shared, config: &OverlayConfig) -> anyhow::R
     let Some(cookie) = pods::host_netns_cookie().context("read the cookie of the node's network namespace")? else {
         return Ok(());
     };
-    let netns = Netns { v4: config.node_ip.octets(), v6: [0; 16], flags: netns_flags::HOST };
+    let netns = Netns { v4: config.node_ip.octets(), flags: netns_flags::HOST, ..Netns::default() };
     Ok(dataplane.lock().set_netns(cookie, netns)?)
 }
 

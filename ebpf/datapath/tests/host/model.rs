@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES, cookie_tag};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS};
 use diolkos_datapath::{Address, Change, Insert, InsertError, Packet, Tables};
 
 use crate::scenarios::world::{NOW, World};
 use crate::scenarios::{Fault, Input, Redirect};
+
+/// The network namespace of every socket.
+const COOKIE: u64 = 5;
 
 /// A packet of which at first only some bytes can be reached, as with a socket buffer in pieces.
 pub struct ModelPacket {
@@ -225,8 +228,13 @@ impl Tables for ModelTables {
         element(&self.world.nodes, id, diolkos_abi::pod::NODES)
     }
 
-    fn netns(&mut self) -> Option<Netns> {
-        self.world.netns
+    fn netns_cookie(&mut self) -> u64 {
+        COOKIE
+    }
+
+    fn netns(&mut self, cookie: u64) -> Option<Netns> {
+        let netns = Netns { tag: cookie_tag(cookie), ..self.world.netns? };
+        Some(if self.stumbles() { Netns { tag: netns.tag ^ 1, flags: !netns.flags, ..netns } } else { netns })
     }
 
     fn socket(&mut self) -> Option<SocketFlow> {

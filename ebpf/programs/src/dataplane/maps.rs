@@ -205,11 +205,17 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn netns(&mut self) -> Option<Netns> {
-        let ctx = self.socket.as_ref()?;
-        // SAFETY: the context is the one the kernel passed in.
-        let cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
-        // SAFETY: as for `endpoint`; a cookie is never given out twice.
+    fn netns_cookie(&mut self) -> u64 {
+        match self.socket.as_ref() {
+            // SAFETY: the context is the one the kernel passed in.
+            Some(ctx) => unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn netns(&mut self, cookie: u64) -> Option<Netns> {
+        // SAFETY: as for `endpoint`.
         unsafe { NETNS.get(cookie) }.copied()
     }
 

@@ -1,7 +1,7 @@
 //! What every dataplane must do. The model runs these cases in its unit tests, the kernel in the `netns` suite.
 
 use diolkos_abi::address::{Address, protocol, v4_mapped};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
 use diolkos_abi::service::{Backend, FrontendKey, backend_state, frontend_word, row_word, scope};
 
 use super::{Adopted, Dataplane, Error};
@@ -207,7 +207,10 @@ fn endpoints_and_network_namespaces_are_listed(d: &mut dyn Dataplane, _: &Device
     let tagged = |n, endpoint| (v4(n), Endpoint { tag: address_tag(&v4(n)), ..endpoint });
     equal(&endpoints, &vec![tagged(1, endpoint), tagged(2, Endpoint::default())], "the endpoints")?;
     let netnses = d.netnses().map_err(text)?;
-    check(netnses.contains(&(77, netns)) && netnses.len() == before + 1, "the network namespaces differ")?;
+    check(
+        netnses.contains(&(77, Netns { tag: cookie_tag(77), ..netns })) && netnses.len() == before + 1,
+        "the network namespaces differ",
+    )?;
     check(d.remove_endpoint(&v4(1)).map_err(text)?, "the endpoint is missing")?;
     check(d.remove_endpoint(&v4(2)).map_err(text)?, "the endpoint is missing")?;
     check(d.remove_netns(77).map_err(text)?, "the network namespace is missing")?;

@@ -17,7 +17,7 @@ use aya::maps::{MapData, PerCpuArray};
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
 use diolkos_abi::service::{Backend, FrontendKey, SLOTS_PER_LINE, Service, SlotLine};
 
 use super::{Adopted, Capacities, Dataplane, Error, Operation, Partial, Result, checks, map};
@@ -259,6 +259,7 @@ impl Dataplane for Kernel {
     }
 
     fn set_netns(&mut self, cookie: u64, netns: Netns) -> Result<()> {
+        let netns = Netns { tag: cookie_tag(cookie), ..netns };
         let result = syscall::update(self.netns.as_fd(), &cookie, &netns);
         self.element(map::NETNS, Operation::Insert, format!("cookie {cookie}"), result)
     }

@@ -83,7 +83,7 @@ pub trait Dataplane: Send {
     /// All pods of this node.
     fn endpoints(&self) -> Result<Vec<(Address, Endpoint)>>;
 
-    /// Says whose the sockets of a network namespace are, by its cookie.
+    /// Says whose the sockets of a network namespace are, by its cookie; [`Netns::tag`] is filled in here.
     fn set_netns(&mut self, cookie: u64, netns: Netns) -> Result<()>;
     /// Forgets a network namespace; false when it was not there.
     fn remove_netns(&mut self, cookie: u64) -> Result<bool>;

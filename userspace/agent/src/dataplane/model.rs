@@ -5,7 +5,7 @@ use std::io;
 
 use diolkos_abi::address::Address;
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
 use diolkos_abi::service::{Backend, FrontendKey};
 
 use super::{Adopted, Capacities, Dataplane, Error, Operation, Partial, Result, checks, map};
@@ -167,7 +167,7 @@ impl Dataplane for Model {
     fn set_netns(&mut self, cookie: u64, netns: Netns) -> Result<()> {
         let is_new = !self.netnses.contains_key(&cookie);
         room(map::NETNS, self.netnses.len(), is_new, self.capacities.netnses, || cookie.to_string())?;
-        self.netnses.insert(cookie, netns);
+        self.netnses.insert(cookie, Netns { tag: cookie_tag(cookie), ..netns });
         Ok(())
     }
 

@@ -129,7 +129,7 @@ impl Pods {
         let mut dataplane = self.0.dataplane.lock();
         dataplane.attach_pod(&pod.host_ifname, link.index)?;
         if let Some(cookie) = pod.netns_cookie {
-            dataplane.set_netns(cookie, pod.netns_entry())?;
+            dataplane.set_netns(cookie, pod.netns_entry(cookie))?;
         }
         Ok(dataplane.upsert_endpoint(pod.endpoint_address(), pod.endpoint(link.index))?)
     }
@@ -189,7 +189,7 @@ impl Pods {
         }
         let netnses = dataplane.netnses()?;
         match pod.netns_cookie {
-            Some(cookie) if !netnses.contains(&(cookie, pod.netns_entry())) => {
+            Some(cookie) if !netnses.contains(&(cookie, pod.netns_entry(cookie))) => {
                 Err(PodsError::Check(format!("the netns map has lost {}", pod.netns)))
             }
             _ => Ok(()),

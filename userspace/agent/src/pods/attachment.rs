@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use diolkos_abi::address::{Address, v4_mapped};
-use diolkos_abi::pod::{Endpoint, Netns, netns_flags};
+use diolkos_abi::pod::{Endpoint, Netns, cookie_tag, netns_flags};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Key;
@@ -53,9 +53,9 @@ impl Attachment {
         Endpoint { ifindex, mac: self.pod_mac, host_mac: self.host_mac, ..Endpoint::default() }
     }
 
-    pub(super) fn netns_entry(&self) -> Netns {
+    pub(super) fn netns_entry(&self, cookie: u64) -> Netns {
         let flags = if self.socket_lb_off { netns_flags::OPT_OUT } else { 0 };
-        Netns { v4: self.address.octets(), flags, ..Netns::default() }
+        Netns { v4: self.address.octets(), flags, tag: cookie_tag(cookie), ..Netns::default() }
     }
 
     /// Whether a device of the host's name is the host's end. The MAC tells it before the alias is written.
