@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         std::fs::create_dir_all(target().join("results")).map_err(|e| format!("cannot create target/results: {e}"))?;
         pass_through(&mut command(&Binary::build_bench(name)?, &file)?)?;
         check(name, &file)?;
-        eprintln!("bench {name}: {}", file.display());
+        eprintln!("bench {name}: {}, and .md and .svg beside it", file.display());
     }
     Ok(())
 }
@@ -51,6 +51,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn command(executable: &std::path::Path, file: &std::path::Path) -> Result<Command> {
     let mut command = privileged(executable)?;
     command.arg("--json").arg(file).current_dir(root());
+    for (flag, extension) in [("--markdown", "md"), ("--svg", "svg")] {
+        command.arg(flag).arg(file.with_extension(extension));
+    }
     Ok(command)
 }
 

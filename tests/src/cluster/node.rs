@@ -199,7 +199,7 @@ state = "/run/containerd/state"
         let user = format!("system:diolkos:agent:{}", self.name);
         let name = format!("agent-{}", self.name);
         let flags = [
-            ("--kubeconfig", control_plane::kubeconfig(self.cluster, &name, &user, &["system:nodes"])?),
+            ("--kubeconfig", control_plane::kubeconfig(self.cluster, &name, &user, &["system:diolkos-agents"])?),
             ("--node-name", self.name.into()),
             ("--cgroup-root", text(group)),
             ("--cni-socket", "/run/diolkos/cni.sock".into()),
