@@ -21,7 +21,7 @@ mod results;
 mod toolchain;
 mod workspace;
 
-/// Failures are sentences for the operator: what, where, what to do.
+/// Failures are sentences for the operator: what, where, what to do. Empty: all was said already.
 type Result<T, E = String> = std::result::Result<T, E>;
 
 #[derive(Parser)]
@@ -65,7 +65,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            if !message.is_empty() {
+                eprintln!("error: {message}");
+            }
             ExitCode::FAILURE
         }
     }

