@@ -132,7 +132,8 @@ pub(crate) fn service(name: &str, app: &str, port: u16, target: u16) -> Value {
 
 fn pod_spec() -> Value {
     let serve = "iperf3 -s > /dev/null & nc -ll -p 9000 -e cat & exec nc -ll -p 8080 -e hostname";
-    json!({ "containers": [{
+    // Without a handler, the first process of a namespace does not hear SIGTERM: the tests need not wait for it.
+    json!({ "terminationGracePeriodSeconds": 1, "containers": [{
         "name": "main", "image": image::IPERF3, "imagePullPolicy": "Never",
         "command": ["sh", "-c", serve],
         "resources": { "requests": { "cpu": "20m", "memory": "16Mi" } },
