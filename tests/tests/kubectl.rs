@@ -176,8 +176,7 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Cluster {
-        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/kubectl");
-        assert!(binary.exists(), "kubectl is missing at {}: run cargo xtask setup", binary.display());
+        let binary = diolkos_tests::tools::find("kubectl").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(&dir.path().join("pki"), &[]).unwrap();
         let runtime = Runtime::new().unwrap();

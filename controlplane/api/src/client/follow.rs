@@ -135,7 +135,7 @@ impl<K: Resource> Follower<K> {
         if self.failing {
             debug!(kind = K::KIND, %failure, "still cannot follow");
         } else {
-            warn!(kind = K::KIND, %failure, "cannot follow for now; trying again");
+            warn!(kind = K::KIND, %failure, "cannot follow; trying again");
         }
         self.failing = true;
         tokio::time::sleep(self.pause).await;
