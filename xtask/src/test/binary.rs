@@ -37,10 +37,19 @@ impl Binary {
         Ok(found.iter().filter_map(|message| suites.iter().find_map(|suite| Self::of(suite, message))).collect())
     }
 
-    /// Compiles one benchmark, optimised, and returns its executable.
+    /// Compiles one benchmark as the tests are compiled, and returns its executable: what is measured runs in the
+    /// kernel or in the release binaries, and another profile would build every dependency once more.
     pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
-        let messages =
-            build(cargo().args(["bench", "--locked", "--no-run", "--package", INTEGRATION, "--bench", name]))?;
+        let messages = build(cargo().args([
+            "bench",
+            "--locked",
+            "--profile=dev",
+            "--no-run",
+            "--package",
+            INTEGRATION,
+            "--bench",
+            name,
+        ]))?;
         let executable = messages.iter().find_map(|message| message["executable"].as_str());
         executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the benchmark {name}"))
     }
