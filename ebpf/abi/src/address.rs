@@ -19,6 +19,21 @@ pub const fn v4_of(address: &Address) -> [u8; 4] {
     v4.to_ne_bytes()
 }
 
+/// Whether this is an IPv4 address in its v4-mapped form.
+#[inline(always)]
+pub const fn is_v4(address: &Address) -> bool {
+    let [a, b, c, _] = address_words(address);
+    a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+}
+
+/// The network part of an address. The mask of an IPv4 network has ones in its first 96 bits.
+#[inline(always)]
+pub const fn masked(address: &Address, mask: &Address) -> Address {
+    let [a, b, c, d] = address_words(address);
+    let [e, f, g, h] = address_words(mask);
+    from_words([a & e, b & f, c & g, d & h])
+}
+
 /// IP protocol numbers (IANA) as they stand in keys.
 pub mod protocol {
     pub const ICMP: u8 = 1;
@@ -64,9 +79,9 @@ pub const fn address_words(address: &Address) -> [u32; 4] {
     [u32::from_ne_bytes(*a), u32::from_ne_bytes(*b), u32::from_ne_bytes(*c), u32::from_ne_bytes(*d)]
 }
 
-/// The address of four words.
+/// The address of four words, as they stand in memory.
 #[inline(always)]
-const fn from_words(words: [u32; 4]) -> Address {
+pub const fn from_words(words: [u32; 4]) -> Address {
     let mut address = [0; 16];
     if let [a, b, c, d] = address.as_chunks_mut::<4>().0 {
         *a = words[0].to_ne_bytes();

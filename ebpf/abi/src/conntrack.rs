@@ -9,7 +9,7 @@ use crate::address::{Address, address_words, hash};
 /// read by the tc programs alone: what is not used gives way to what is new.
 pub const FLOWS: u32 = 1 << 17;
 
-/// A flow's times are `jiffies >> TIME_SHIFT`, so that 32 bits last.
+/// Times are `jiffies >> TIME_SHIFT`, so that 32 bits last and a busy flow is stamped about once a second.
 pub const TIME_SHIFT: u32 = 8;
 
 /// A tuple as it is seen on the wire, before any translation by the hook that looks it up.
@@ -66,29 +66,38 @@ impl Tuple {
 }
 
 /// One direction of a translated flow.
+///
+/// A forward entry of a service takes its destination from the backend, so that a change of it is seen at once. All
+/// other translations stand in the entry itself, each with its flag.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// [`backend_word`], read and written as one aligned 8-byte word.
+    /// [`backend_word`], read and written as one aligned 8-byte word; 0 when no service is involved.
     pub backend: u64,
     /// [`Tuple::hash`] of the entry's own key.
     pub tag: u32,
-    /// The service the client dialled.
+    /// The service the client dialled; 0 when none is involved.
     pub service: u32,
+    /// When the last packet passed: `jiffies >> TIME_SHIFT`.
+    pub seen: u32,
     /// [`flow_flags`].
     pub flags: u16,
-    /// Reverse entries: the port the client dialled. Forward entries: 0.
-    pub port: [u8; 2],
-    /// When the last packet passed.
-    pub seen: u32,
-    /// Reverse entries: the address the client dialled. Forward entries: 0.
-    pub address: Address,
+    /// What the source port becomes, with [`flow_flags::SOURCE`].
+    pub source_port: [u8; 2],
+    /// What the source address becomes, with [`flow_flags::SOURCE`].
+    pub source: Address,
+    /// What the destination address becomes, with [`flow_flags::DESTINATION`].
+    pub destination: Address,
+    /// What the destination port becomes, with [`flow_flags::DESTINATION`].
+    pub destination_port: [u8; 2],
+    pub pad: [u8; 2],
     /// Reserved for policy: identity of the other side, 0.
     pub identity: u32,
     /// Reserved for policy: the revision that allowed the flow, 0.
     pub policy_revision: u32,
+    pub pad_tail: [u8; 4],
 }
-const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 72 && align_of::<Flow>() == 8);
 
 /// `backend id (32) | generation (32)`, low bits first.
 #[inline(always)]
@@ -104,27 +113,134 @@ pub const fn backend_parts(word: u64) -> (u32, u32) {
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// The entry translates replies: source address and port become those the client dialled.
+    /// The entry translates what comes back.
     pub const REVERSE: u16 = 1 << 0;
     /// A FIN passed in this direction.
     pub const FIN: u16 = 1 << 1;
     /// A RST passed in this direction.
     pub const RST: u16 = 1 << 2;
+    /// The source becomes [`super::Flow::source`] and [`super::Flow::source_port`].
+    pub const SOURCE: u16 = 1 << 3;
+    /// The destination becomes [`super::Flow::destination`] and [`super::Flow::destination_port`].
+    pub const DESTINATION: u16 = 1 << 4;
+    /// Of a pod that talks to the outside under its node's address.
+    pub const MASQUERADE: u16 = 1 << 5;
+    /// A packet that does not open the connection passed in this direction: TCP lives long from now on.
+    pub const CONFIRMED: u16 = 1 << 6;
 }
+
+/// Map `fragment`: LRU HASH, [`FragmentKey`] -> [`Fragment`]: the ports of a packet whose first fragment passed. Written
+/// and read by the tc programs alone.
+pub const FRAGMENTS: u32 = 1 << 13;
+
+/// What all fragments of one packet share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    pub source: Address,
+    pub destination: Address,
+    /// As it stands in the packet; of IPv4 the low 16 bits.
+    pub identification: u32,
+    /// [`crate::address::protocol`].
+    pub protocol: u8,
+    pub pad: u8,
+    /// Tenant or zone of overlapping addresses; 0 is the only one in use.
+    pub zone: u16,
+}
+const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
+
+impl FragmentKey {
+    /// Tells this key's value from that of another key whose element the kernel reused under a reader.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let [a, b, c, d] = address_words(&self.source);
+        let [e, f, g, h] = address_words(&self.destination);
+        hash([a, b, c, d, e, f, g, h, self.identification, self.protocol as u32 | (self.zone as u32) << 16])
+    }
+}
+
+/// The ports of a packet in fragments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// [`FragmentKey::tag`] of the key.
+    pub tag: u32,
+    /// Source and destination port, as they stand in the packet.
+    pub ports: u32,
+}
+const _: () = assert!(size_of::<Fragment>() == 8 && align_of::<Fragment>() == 4);
 
 /// The value of the socket storage `socket`: what the client of a translated socket believes it talks to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketFlow {
-    /// The address dialled.
+    /// The address dialled, in its v4-mapped form for IPv4.
     pub address: Address,
+    /// The address of the backend, in the same form.
+    pub backend_address: Address,
     /// [`backend_word`] of the choice.
     pub backend: u64,
     pub service: u32,
     /// The port dialled.
     pub port: [u8; 2],
+    /// The port of the backend.
+    pub backend_port: [u8; 2],
     /// [`crate::address::protocol`].
     pub protocol: u8,
-    pub pad: u8,
+    pub pad: [u8; 7],
 }
-const _: () = assert!(size_of::<SocketFlow>() == 32 && align_of::<SocketFlow>() == 8);
+const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() == 8);
+
+/// Map `peer`: LRU HASH, [`PeerKey`] -> [`Peer`]: what an unconnected UDP socket dialled to reach a backend, once it
+/// talks to a second service. The first one stands in its storage.
+pub const PEERS: u32 = 1 << 16;
+
+/// A backend as a socket meets it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// Of the backend.
+    pub address: Address,
+    pub port: [u8; 2],
+    pub pad: [u8; 6],
+}
+const _: () = assert!(size_of::<PeerKey>() == 32 && align_of::<PeerKey>() == 8);
+
+impl PeerKey {
+    /// Tells this key's value from that of another key whose element the kernel reused under a reader.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let [a, b, c, d] = address_words(&self.address);
+        let port = u32::from_ne_bytes([self.port[0], self.port[1], 0, 0]);
+        hash([a, b, c, d, port, self.cookie as u32, (self.cookie >> 32) as u32])
+    }
+}
+
+/// What a socket dialled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// [`PeerKey::tag`] of the key.
+    pub tag: u32,
+    pub port: [u8; 2],
+    pub pad: [u8; 2],
+    pub address: Address,
+}
+const _: () = assert!(size_of::<Peer>() == 24 && align_of::<Peer>() == 4);
+
+/// Map `udp`: LRU HASH, socket cookie -> [`ConnectedUdp`]: the UDP sockets connected to a backend, so that the agent can
+/// close those of a backend that is gone.
+pub const CONNECTED_UDPS: u32 = 1 << 16;
+
+/// A connected UDP socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectedUdp {
+    /// [`backend_word`] of the choice.
+    pub backend: u64,
+    /// The cookie of the network namespace.
+    pub netns: u64,
+}
+const _: () = assert!(size_of::<ConnectedUdp>() == 16 && align_of::<ConnectedUdp>() == 8);

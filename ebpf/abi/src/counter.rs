@@ -4,7 +4,7 @@
 pub const COUNTERS: u32 = HOOKS * OUTCOMES;
 
 /// Hooks that count, in the order of the index.
-pub const HOOKS: u32 = 8;
+pub const HOOKS: u32 = 16;
 /// Outcomes a hook can count: verdicts from 0, drops from [`FIRST_DROP`].
 pub const OUTCOMES: u32 = 64;
 /// The first index of a drop within a hook's outcomes.
@@ -20,13 +20,29 @@ pub enum Hook {
     ToOverlay = 3,
     Connect = 4,
     GetPeerName = 5,
+    /// tc ingress of a device that holds an address of the node.
+    FromNetdev = 6,
+    /// tc egress of such a device.
+    ToNetdev = 7,
+    SendMsg = 8,
+    RecvMsg = 9,
 }
 
 impl Hook {
-    pub const ALL: [Self; 6] =
-        [Self::FromContainer, Self::ToContainer, Self::FromOverlay, Self::ToOverlay, Self::Connect, Self::GetPeerName];
+    pub const ALL: [Self; 10] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromOverlay,
+        Self::ToOverlay,
+        Self::Connect,
+        Self::GetPeerName,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::SendMsg,
+        Self::RecvMsg,
+    ];
 
-    /// The name in metrics, and of the program.
+    /// The name in metrics; of packet hooks also that of the program.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FromContainer => "from_container",
@@ -35,6 +51,10 @@ impl Hook {
             Self::ToOverlay => "to_overlay",
             Self::Connect => "connect",
             Self::GetPeerName => "getpeername",
+            Self::FromNetdev => "from_netdev",
+            Self::ToNetdev => "to_netdev",
+            Self::SendMsg => "sendmsg",
+            Self::RecvMsg => "recvmsg",
         }
     }
 }
@@ -55,11 +75,26 @@ pub enum Verdict {
     Encapsulated = 4,
     /// An address was translated; it goes on where it was going.
     Translated = 5,
+    /// To the neighbour that is its next hop, past the host's routing.
+    Neighbour = 6,
+    /// It goes on to the outside under the node's address.
+    Masqueraded = 7,
+    /// Refused, and its sender told: a RST or an ICMP error took its place. Counted beside the reason.
+    Answered = 8,
 }
 
 impl Verdict {
-    pub const ALL: [Self; 6] =
-        [Self::Untouched, Self::Stack, Self::Pod, Self::Overlay, Self::Encapsulated, Self::Translated];
+    pub const ALL: [Self; 9] = [
+        Self::Untouched,
+        Self::Stack,
+        Self::Pod,
+        Self::Overlay,
+        Self::Encapsulated,
+        Self::Translated,
+        Self::Neighbour,
+        Self::Masqueraded,
+        Self::Answered,
+    ];
 
     /// The name in metrics and in the monitor.
     pub const fn name(self) -> &'static str {
@@ -70,6 +105,9 @@ impl Verdict {
             Self::Overlay => "overlay",
             Self::Encapsulated => "encapsulated",
             Self::Translated => "translated",
+            Self::Neighbour => "neighbour",
+            Self::Masqueraded => "masqueraded",
+            Self::Answered => "answered",
         }
     }
 }
@@ -104,10 +142,34 @@ pub enum DropReason {
     RewriteFailed = 11,
     /// The conntrack map refused an entry.
     ConntrackFull = 12,
+    /// The address is a service's, the port is not.
+    UnknownPort = 13,
+    /// The address lies in the service CIDR and is no service's.
+    UnallocatedVip = 14,
+    /// The packet is larger than its path allows and may not be cut.
+    TooBig = 15,
+    /// A fragment without ports came before the one that has them.
+    FragmentUnknown = 16,
+    /// Every source port tried for a translated source is taken by a live flow.
+    PortsExhausted = 17,
+    /// The source MAC, or the one an ARP or neighbour message speaks for, is not that of the pod that sent it.
+    SpoofedMac = 18,
+    /// The overlay packet comes from no node of the cluster, or from another than its source lives on.
+    UnknownPeer = 19,
+    /// A pod sends a VLAN tag: its network has none.
+    Tagged = 20,
+    /// A pod sends neither IP nor ARP.
+    NotIp = 21,
+    /// More IPv6 extension headers than are looked through, or one that cannot be stepped over.
+    TooManyHeaders = 22,
+    /// An IPv6 packet carries a v4-mapped address, which would be taken for an IPv4 one.
+    MappedAddress = 23,
+    /// The backend of the connection is gone.
+    BackendGone = 24,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 25] = [
         Self::Truncated,
         Self::Malformed,
         Self::NoEndpoints,
@@ -121,6 +183,18 @@ impl DropReason {
         Self::SpoofedSource,
         Self::RewriteFailed,
         Self::ConntrackFull,
+        Self::UnknownPort,
+        Self::UnallocatedVip,
+        Self::TooBig,
+        Self::FragmentUnknown,
+        Self::PortsExhausted,
+        Self::SpoofedMac,
+        Self::UnknownPeer,
+        Self::Tagged,
+        Self::NotIp,
+        Self::TooManyHeaders,
+        Self::MappedAddress,
+        Self::BackendGone,
     ];
 
     /// The name in metrics and in the monitor.
@@ -139,6 +213,18 @@ impl DropReason {
             Self::SpoofedSource => "spoofed_source",
             Self::RewriteFailed => "rewrite_failed",
             Self::ConntrackFull => "conntrack_full",
+            Self::UnknownPort => "unknown_port",
+            Self::UnallocatedVip => "unallocated_vip",
+            Self::TooBig => "too_big",
+            Self::FragmentUnknown => "fragment_unknown",
+            Self::PortsExhausted => "ports_exhausted",
+            Self::SpoofedMac => "spoofed_mac",
+            Self::UnknownPeer => "unknown_peer",
+            Self::Tagged => "tagged",
+            Self::NotIp => "not_ip",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::MappedAddress => "mapped_address",
+            Self::BackendGone => "backend_gone",
         }
     }
 }

@@ -15,10 +15,11 @@ pub mod service;
 pub mod conntrack;
 pub mod pod;
 pub mod counter;
+pub mod event;
 pub mod config;
 #[cfg(feature = "user")]
 mod user;
 
 /// Names the layout in the pin path (`<bpffs>/diolkos/<node>/v<LAYOUT>/`). Raised by every change of a key, value,
 /// map type or capacity, so that no program ever reads a map of another layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

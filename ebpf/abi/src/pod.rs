@@ -11,16 +11,36 @@ pub const ROUTES: u32 = 1 << 14;
 /// Map `netns`: HASH, not preallocated, network namespace cookie -> [`Netns`]. Written by the agent's CNI server.
 pub const NETNSES: u32 = 1 << 14;
 
-/// Map `source`: ARRAY, index `ifindex & (SOURCES - 1)` -> [`source_word`]. Written and read by the programs alone: it
+/// Map `source`: ARRAY, index `ifindex & (SOURCES - 1)` -> [`Source`]. Written and read by the programs alone: it
 /// spares each packet of a pod the lookup of its own endpoint. It needs no clean-up, because a device keeps its pod's
-/// address for life and the kernel does not give an ifindex out again.
+/// addresses for life and the kernel does not give an ifindex out again.
 pub const SOURCES: u32 = 1 << 14;
 
-/// `IPv4 address as it stands in memory (32) | ifindex (32)`, low bits first: this device's pod owns this address.
+/// Map `hint`: ARRAY of u32, index [`hint_index`] -> node id. Written and read by the programs alone: it spares a packet
+/// the lookup of its route. A hint proves nothing; the node's own pod CIDR does ([`Node::prefix_v4`]).
+pub const HINTS: u32 = 1 << 14;
+
+/// The place of a pod CIDR's hint, by the CIDR's address.
 #[inline(always)]
-pub const fn source_word(v4: [u8; 4], ifindex: u32) -> u64 {
-    u32::from_ne_bytes(v4) as u64 | (ifindex as u64) << 32
+pub const fn hint_index(prefix: &Address) -> u32 {
+    address_tag(prefix) & (HINTS - 1)
 }
+
+/// What a device's pod may send from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The device this is about; 0 for none.
+    pub ifindex: u32,
+    /// IPv4 address as it stands in memory; 0 until a packet showed it.
+    pub v4: u32,
+    /// Zero until a packet showed it.
+    pub v6: Address,
+    /// MAC of the pod's end.
+    pub mac: [u8; 6],
+    pub pad: [u8; 2],
+}
+const _: () = assert!(size_of::<Source>() == 32 && align_of::<Source>() == 4);
 
 /// A pod of this node.
 #[repr(C)]
@@ -40,8 +60,11 @@ pub struct Endpoint {
     pub policy_revision: u32,
     /// Reserved; 0.
     pub flags: u32,
+    /// Largest packet the pod's device takes, bytes from the network header on; 0 for no limit.
+    pub mtu: u16,
+    pub pad: [u8; 2],
 }
-const _: () = assert!(size_of::<Endpoint>() == 32 && align_of::<Endpoint>() == 4);
+const _: () = assert!(size_of::<Endpoint>() == 36 && align_of::<Endpoint>() == 4);
 
 /// Another node.
 #[repr(C)]
@@ -49,7 +72,7 @@ const _: () = assert!(size_of::<Endpoint>() == 32 && align_of::<Endpoint>() == 4
 pub struct Node {
     /// Tunnel end, IPv4, network order; zero when there is none.
     pub tunnel_v4: [u8; 4],
-    /// Reserved for IPv6 tunnels; zero.
+    /// Tunnel end, IPv6; used when there is no IPv4 one. Zero when there is none.
     pub tunnel_v6: Address,
     /// MAC of the node's overlay device.
     pub mac: [u8; 6],
@@ -61,8 +84,18 @@ pub struct Node {
     pub identity: u32,
     /// Reserved; 0.
     pub flags: u32,
+    /// The node's first IPv4 pod CIDR, network order; zero when there is none.
+    pub prefix_v4: [u8; 4],
+    /// The node's first IPv6 pod CIDR; zero when there is none.
+    pub prefix_v6: Address,
+    /// Direct routing: the device behind which the node is a neighbour; 0 when there is none, then the host's stack
+    /// routes.
+    pub ifindex: u32,
+    /// Direct routing: the node's own addresses on that device, as next hops.
+    pub next_hop_v4: [u8; 4],
+    pub next_hop_v6: Address,
 }
-const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 84 && align_of::<Node>() == 4);
 
 /// A pod CIDR: its address masked to the cluster-wide prefix length ([`crate::config::Config::route_mask_v4`]).
 #[repr(C)]
@@ -110,6 +143,8 @@ pub mod netns_flags {
     pub const HOST: u32 = 1 << 0;
     /// Services are translated on the packet path only, never at the socket.
     pub const OPT_OUT: u32 = 1 << 1;
+    /// A virtual machine's tap device is in it. Comes with [`OPT_OUT`].
+    pub const TAP: u32 = 1 << 2;
 }
 
 /// Tells the value of one network namespace from that of another whose element the kernel reused under a reader.

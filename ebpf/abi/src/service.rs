@@ -19,6 +19,13 @@ pub const SLOTS_PER_LINE: u32 = 16;
 /// Longest row of one service, so that one service cannot take the whole map; also the largest Maglev table.
 pub const SLOTS_PER_SERVICE: u32 = 16_381;
 
+/// Map `member`: HASH, not preallocated, [`MemberKey`] -> [`member_word`]: which backends are in the row of a service
+/// with session affinity, and of no other service. Written by the agent: added before the row names the backend, removed
+/// after it no longer does.
+pub const MEMBERS: u32 = 1 << 17;
+/// Map `affinity`: LRU HASH, [`AffinityKey`] -> [`Affinity`]. Written by the programs.
+pub const AFFINITIES: u32 = 1 << 16;
+
 /// Where a frontend may be reached from.
 pub mod scope {
     /// A ClusterIP: pods and nodes of this cluster.
@@ -56,6 +63,14 @@ impl FrontendKey {
     }
 }
 
+/// Bits of the flags of a [`frontend_word`].
+pub mod frontend_flags {
+    /// This is no service but says that its address belongs to one: key with port 0 and protocol 0, service id 0. A
+    /// port of such an address that is not served is refused; an address of the service CIDR without such an entry is
+    /// not given out, and what is sent to it is dropped.
+    pub const ADDRESS: u16 = 1 << 0;
+}
+
 /// The value of `frontend`: `service id (32) | tag (16) | flags (16)`, low bits first.
 #[inline(always)]
 pub const fn frontend_word(service: u32, tag: u16, flags: u16) -> u64 {
@@ -78,8 +93,9 @@ pub struct Service {
     pub policy: u32,
     /// Reserved for service flags; 0.
     pub flags: u32,
-    /// Session affinity: seconds since the last connection, 0 for none.
-    pub affinity_timeout: u32,
+    /// Session affinity: how long after its last connection a client keeps its backend, in the unit of
+    /// [`crate::conntrack::Flow::seen`]; 0 for none.
+    pub affinity: u32,
     pub pad: [u8; 12],
 }
 const _: () = assert!(size_of::<Service>() == 32 && align_of::<Service>() == 8);
@@ -124,7 +140,9 @@ pub struct Backend {
     /// Node id ([`crate::pod::Node`]) the backend runs on, so that a packet needs no route lookup; 0 when unknown. A
     /// backend whose address is that node's own is on the host network, and is left to the stack.
     pub node: u32,
-    pub pad: [u8; 4],
+    /// [`crate::address::protocol`]: a TCP and a UDP port of one pod are two backends, with lives of their own.
+    pub protocol: u8,
+    pub pad: [u8; 3],
 }
 const _: () = assert!(size_of::<Backend>() == 32 && align_of::<Backend>() == 4);
 
@@ -137,3 +155,58 @@ pub mod backend_state {
     /// Gone: established connections must move or end.
     pub const DEAD: u8 = 2;
 }
+
+/// A backend in the row of a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemberKey {
+    pub service: u32,
+    pub backend: u32,
+}
+const _: () = assert!(size_of::<MemberKey>() == 8 && align_of::<MemberKey>() == 4);
+
+impl MemberKey {
+    /// Tells this key's value from that of another key whose element the kernel reused under a reader.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        hash([self.service, self.backend])
+    }
+}
+
+/// The value of `member`: `generation of the backend (32) | tag (32)`, low bits first.
+#[inline(always)]
+pub const fn member_word(generation: u32, tag: u32) -> u64 {
+    generation as u64 | (tag as u64) << 32
+}
+
+/// A client of a service with session affinity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// The client's address as the service's node knows it: of a pod its own, of a process of the node the node's.
+    pub client: Address,
+    pub service: u32,
+}
+const _: () = assert!(size_of::<AffinityKey>() == 20 && align_of::<AffinityKey>() == 4);
+
+impl AffinityKey {
+    /// Tells this key's value from that of another key whose element the kernel reused under a reader.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let [a, b, c, d] = address_words(&self.client);
+        hash([a, b, c, d, self.service])
+    }
+}
+
+/// The backend a client of a service keeps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// [`crate::conntrack::backend_word`], read and written as one aligned 8-byte word.
+    pub backend: u64,
+    /// [`AffinityKey::tag`] of the key.
+    pub tag: u32,
+    /// When the client last opened a connection, in the unit of [`crate::conntrack::Flow::seen`].
+    pub seen: u32,
+}
+const _: () = assert!(size_of::<Affinity>() == 16 && align_of::<Affinity>() == 8);

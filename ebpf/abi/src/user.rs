@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use crate::config::Config;
-use crate::conntrack::{Flow, SocketFlow, Tuple};
-use crate::pod::{Endpoint, Netns, Node, Route, RouteKey};
-use crate::service::{Backend, FrontendKey, Service, SlotLine};
+use crate::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
+use crate::event::{Answers, Control, Event};
+use crate::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
+use crate::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey, Service, SlotLine};
 
 macro_rules! pod {
     ($($type:ty),*) => {$(
@@ -13,4 +14,8 @@ macro_rules! pod {
     )*};
 }
 
-pod!(FrontendKey, Service, SlotLine, Backend, Tuple, Flow, SocketFlow, Endpoint, Node, RouteKey, Route, Netns, Config);
+pod!(
+    FrontendKey, Service, SlotLine, Backend, MemberKey, AffinityKey, Affinity, Tuple, Flow, FragmentKey, Fragment,
+    SocketFlow, PeerKey, Peer, ConnectedUdp, Endpoint, Source, Node, RouteKey, Route, Netns, Control, Event, Answers,
+    Config
+);

@@ -39,7 +39,7 @@ pub(crate) fn tuple(ip: &Ipv4, tcp: Tcp) -> Tuple {
 pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<Known> {
     let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
     if flow.flags & flow_flags::REVERSE != 0 {
-        return Some(Known::Reply { address: v4_of(&flow.address), port: flow.port });
+        return Some(Known::Reply { address: v4_of(&flow.source), port: flow.source_port });
     }
     let choice = balance::current(tables, flow.backend)?;
     if tables.now().wrapping_sub(flow.seen) > IDLE {
@@ -67,10 +67,10 @@ fn keep_reply<T: Tables>(tables: &mut T, tuple: &Tuple, backend: u64, service: u
         backend,
         tag,
         service,
-        flags: flow_flags::REVERSE,
-        port: tuple.destination_port,
+        flags: flow_flags::REVERSE | flow_flags::SOURCE,
+        source_port: tuple.destination_port,
         seen: tables.now(),
-        address: tuple.destination,
+        source: tuple.destination,
         ..Flow::default()
     };
     // When another flow took the tuple meanwhile, or there is no room, the next packets try again.
@@ -81,7 +81,7 @@ fn keep_reply<T: Tables>(tables: &mut T, tuple: &Tuple, backend: u64, service: u
 #[inline(always)]
 pub(crate) fn find_reply<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<([u8; 4], [u8; 2])> {
     let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
-    (flow.flags & flow_flags::REVERSE != 0).then(|| (v4_of(&flow.address), flow.port))
+    (flow.flags & flow_flags::REVERSE != 0).then(|| (v4_of(&flow.source), flow.source_port))
 }
 
 /// Chooses a backend for a connection to `service` and records both directions, replies first: a backend's answer
@@ -96,10 +96,10 @@ pub(crate) fn open<T: Tables>(tables: &mut T, tuple: &Tuple, service: u32) -> Re
     let mut key = tuple.reversed();
     let mut reply = Flow {
         service,
-        flags: flow_flags::REVERSE,
-        port: tuple.destination_port,
+        flags: flow_flags::REVERSE | flow_flags::SOURCE,
+        source_port: tuple.destination_port,
         seen: tables.now(),
-        address: tuple.destination,
+        source: tuple.destination,
         ..Flow::default()
     };
     while let Some(choice) = candidates.next(tables)? {
@@ -112,8 +112,8 @@ pub(crate) fn open<T: Tables>(tables: &mut T, tuple: &Tuple, service: u32) -> Re
             // chooses again, by the same hash from the same row.
             reply.tag = hash(tuple);
             reply.flags = 0;
-            reply.port = [0; 2];
-            reply.address = [0; 16];
+            reply.source_port = [0; 2];
+            reply.source = [0; 16];
             let _ = tables.insert_flow(tuple, &reply, Insert::Replace);
             return Ok(choice);
         }
@@ -167,7 +167,7 @@ fn record_reply<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, reply: &F
 #[inline(always)]
 fn belongs_to_another<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, tag: u32) -> bool {
     match lookup::flow(tables, key, tag, 0) {
-        Some(other) if other.address == tuple.destination && other.port == tuple.destination_port => false,
+        Some(other) if other.source == tuple.destination && other.source_port == tuple.destination_port => false,
         Some(other) => is_live(tables, tuple, &other),
         None => false,
     }
@@ -180,7 +180,7 @@ fn is_live<T: Tables>(tables: &mut T, tuple: &Tuple, reply: &Flow) -> bool {
     if reply.flags & flow_flags::RST != 0 || balance::current(tables, reply.backend).is_none() {
         return false;
     }
-    let forward = Tuple { destination: reply.address, destination_port: reply.port, ..*tuple };
+    let forward = Tuple { destination: reply.source, destination_port: reply.source_port, ..*tuple };
     match lookup::flow(tables, &forward, hash(&forward), 0) {
         Some(forward) => forward.flags & flow_flags::RST == 0 && forward.flags & reply.flags & flow_flags::FIN == 0,
         None => true,

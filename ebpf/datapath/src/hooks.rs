@@ -4,7 +4,7 @@ use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
 use diolkos_abi::conntrack::Tuple;
 use diolkos_abi::counter::{DropReason, Verdict};
-use diolkos_abi::pod::source_word;
+use diolkos_abi::pod::Source;
 use diolkos_abi::service::{FrontendKey, scope};
 
 use crate::connection::{self, Known};
@@ -91,13 +91,13 @@ pub fn to_overlay<P: Packet, T: Tables>(
 #[inline(always)]
 fn check_source<P: Packet, T: Tables>(packet: &P, tables: &mut T, ip: &Ipv4) -> Result<(), DropReason> {
     let ifindex = packet.ingress_ifindex();
-    let word = source_word(ip.source, ifindex);
-    if tables.source(ifindex) == Some(word) {
+    let v4 = u32::from_ne_bytes(ip.source);
+    if tables.source(ifindex).is_some_and(|source| source.ifindex == ifindex && source.v4 == v4) {
         return Ok(());
     }
     match lookup::endpoint(tables, ip.source) {
         Some(pod) if pod.ifindex == ifindex => {
-            tables.remember_source(ifindex, word);
+            tables.remember_source(&Source { ifindex, v4, mac: pod.mac, ..Source::default() });
             Ok(())
         }
         _ => Err(DropReason::SpoofedSource),

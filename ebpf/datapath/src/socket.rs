@@ -69,11 +69,13 @@ fn choose<T: Tables>(tables: &mut T, key: &FrontendKey, service: u32) -> Result<
     let choice = Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?;
     let flow = SocketFlow {
         address: key.address,
+        backend_address: v4_mapped(choice.address),
         backend: backend_word(choice.id, choice.generation),
         service,
         port: key.port,
+        backend_port: choice.port,
         protocol: key.protocol,
-        pad: 0,
+        pad: [0; 7],
     };
     tables.remember_socket(&flow).ok_or(DropReason::RewriteFailed)?;
     Ok((choice.address, choice.port))

@@ -1,7 +1,7 @@
 //! What the logic needs from the maps. Everything is returned by value: map memory changes under its readers.
 
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
 use diolkos_abi::service::{Backend, FrontendKey};
 
 use crate::Address;
@@ -36,11 +36,11 @@ pub trait Tables {
     /// The pod of this node with an address. The caller compares its tag.
     fn endpoint(&mut self, address: &Address) -> Option<Endpoint>;
 
-    /// The word stored for a device: [`diolkos_abi::pod::source_word`].
-    fn source(&mut self, ifindex: u32) -> Option<u64>;
+    /// What is remembered at the place of a device; the caller compares [`Source::ifindex`].
+    fn source(&mut self, ifindex: u32) -> Option<Source>;
 
-    /// Stores the word of a device.
-    fn remember_source(&mut self, ifindex: u32, word: u64);
+    /// Remembers a device, in place of another one.
+    fn remember_source(&mut self, source: &Source);
 
     /// Where a pod CIDR lives. The caller compares its tag.
     fn route(&mut self, key: &RouteKey) -> Option<Route>;

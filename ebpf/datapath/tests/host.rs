@@ -23,7 +23,7 @@ fn run(scenario: &Scenario, packet: &mut ModelPacket, tables: &mut ModelTables) 
         Hook::ToContainer => diolkos_datapath::to_container(&scenario.config, packet, tables),
         Hook::FromOverlay => diolkos_datapath::from_overlay(&scenario.config, packet, tables),
         Hook::ToOverlay => diolkos_datapath::to_overlay(&scenario.config, packet, tables),
-        Hook::Connect | Hook::GetPeerName => panic!("{}: no packet comes to this hook", scenario.name),
+        Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg | Hook::FromNetdev | Hook::ToNetdev => panic!("{}: no packet comes to this hook", scenario.name),
     }
 }
 

@@ -63,8 +63,12 @@ fn classify(
             count(verdict_index(hook, verdict));
             match verdict {
                 // The next program of the chain, then the host's stack or the device.
-                Verdict::Untouched | Verdict::Stack | Verdict::Encapsulated | Verdict::Translated => TC_ACT_UNSPEC,
-                Verdict::Pod | Verdict::Overlay => TC_ACT_REDIRECT as i32,
+                Verdict::Untouched
+                | Verdict::Stack
+                | Verdict::Encapsulated
+                | Verdict::Translated
+                | Verdict::Masqueraded => TC_ACT_UNSPEC,
+                Verdict::Pod | Verdict::Overlay | Verdict::Neighbour | Verdict::Answered => TC_ACT_REDIRECT as i32,
             }
         }
         Err(reason) => {

@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, cookie_tag};
+use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine};
 
 use crate::scenarios::world::World;
@@ -41,7 +41,7 @@ pub struct Dataplane {
     backend: Array<MapData, Backend>,
     conntrack: HashMap<MapData, Tuple, Flow>,
     endpoint: HashMap<MapData, [u8; 16], Endpoint>,
-    source: Array<MapData, u64>,
+    source: Array<MapData, Source>,
     node: Array<MapData, Node>,
     route: HashMap<MapData, RouteKey, Route>,
     netns: HashMap<MapData, u64, Netns>,
@@ -145,7 +145,7 @@ impl Dataplane {
         for (address, endpoint) in &world.endpoints {
             self.endpoint.remove(address).unwrap();
             // Devices keep their address for life, but those of the next scenario have the same numbers.
-            self.source.set(endpoint.ifindex % SOURCES, 0, 0).unwrap();
+            self.source.set(endpoint.ifindex % SOURCES, Source::default(), 0).unwrap();
         }
         for (id, _) in world.nodes.iter().filter(|(id, _)| *id < NODES) {
             self.node.set(*id, Node::default(), 0).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES, cookie_tag};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
 use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS};
 use diolkos_datapath::{Address, Change, Insert, InsertError, Packet, Tables};
 
@@ -125,7 +125,7 @@ pub struct ModelTables {
     pub flows: HashMap<Tuple, Flow>,
     pub socket: Option<SocketFlow>,
     /// What the programs remember of devices.
-    pub sources: HashMap<u32, u64>,
+    pub sources: HashMap<u32, Source>,
     fault: Option<Fault>,
     /// Answer the first lookup of each element with another key's value, as a reader meets it whose element the
     /// kernel reuses at that moment.
@@ -177,7 +177,7 @@ impl Tables for ModelTables {
         let stumbles = self.flows.contains_key(key) && self.stumbles();
         let flow = self.flows.get_mut(key)?;
         if stumbles {
-            return Some(Flow { tag: flow.tag ^ 1, backend: u64::MAX, address: [7; 16], ..*flow });
+            return Some(Flow { tag: flow.tag ^ 1, backend: u64::MAX, source: [7; 16], ..*flow });
         }
         let seen = flow.seen;
         if flow.tag == tag {
@@ -211,12 +211,12 @@ impl Tables for ModelTables {
         Some(if self.stumbles() { Endpoint { tag: endpoint.tag ^ 1, ifindex: 0, ..endpoint } } else { endpoint })
     }
 
-    fn source(&mut self, ifindex: u32) -> Option<u64> {
-        self.sources.get(&(ifindex % SOURCES)).copied().or(Some(0))
+    fn source(&mut self, ifindex: u32) -> Option<Source> {
+        self.sources.get(&(ifindex % SOURCES)).copied().or(Some(Source::default()))
     }
 
-    fn remember_source(&mut self, ifindex: u32, word: u64) {
-        self.sources.insert(ifindex % SOURCES, word);
+    fn remember_source(&mut self, source: &Source) {
+        self.sources.insert(source.ifindex % SOURCES, *source);
     }
 
     fn route(&mut self, key: &RouteKey) -> Option<Route> {

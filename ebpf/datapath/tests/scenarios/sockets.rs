@@ -58,11 +58,13 @@ pub fn all(backend: SocketAddrV4, direct: SocketAddrV4) -> Vec<SocketScenario> {
         reaches: backend,
         remembers: Some(SocketFlow {
             address: v4_mapped(VIP.0),
+            backend_address: v4_mapped(backend.0),
             backend: backend_word(LOCAL, GENERATION),
             service: SERVICE,
             port: VIP.1.to_be_bytes(),
+            backend_port: backend.1.to_be_bytes(),
             protocol: protocol::TCP,
-            pad: 0,
+            pad: [0; 7],
         }),
         ..untouched(name, world, VIP)
     };

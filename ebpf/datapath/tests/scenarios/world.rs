@@ -139,13 +139,13 @@ pub fn config() -> Config {
         overlay_ifindex: OVERLAY_IFINDEX,
         vni: VNI,
         overlay_mac: OVERLAY_MAC,
-        pad: [0; 2],
         gateway_v4: GATEWAY,
         route_mask_v4: [255, 255, 255, 0],
         pod_cidr_v4: [10, 244, 1, 0],
         service_cidr_v4: [10, 96, 0, 0],
         service_mask_v4: [255, 255, 0, 0],
         features: features::SET_RETVAL | features::REDIRECT_PEER,
+        ..Config::EMPTY
     }
 }
 
@@ -175,9 +175,9 @@ pub fn forward(client: End, backend: u32, seen: u32) -> (Tuple, Flow) {
 pub fn reply(client: End, dialled: End, backend: u32, end: End, seen: u32) -> (Tuple, Flow) {
     let key = tuple(end, client);
     let flow = Flow {
-        flags: flow_flags::REVERSE,
-        port: dialled.1.to_be_bytes(),
-        address: v4_mapped(dialled.0),
+        flags: flow_flags::REVERSE | flow_flags::SOURCE,
+        source_port: dialled.1.to_be_bytes(),
+        source: v4_mapped(dialled.0),
         ..entry(&key, backend, seen)
     };
     (key, flow)

@@ -1,7 +1,7 @@
 //! The maps, and the logic's view of them.
 
 use core::arch::asm;
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -14,7 +14,7 @@ use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{FLOWS, Flow, SocketFlow, TIME_SHIFT, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES};
+use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES, Source};
 use diolkos_abi::service::{
     BACKENDS, Backend, FRONTENDS, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine,
 };
@@ -33,7 +33,7 @@ static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, 
 #[map]
 static ENDPOINT: HashMap<Address, Endpoint> = HashMap::with_max_entries(ENDPOINTS, BPF_F_NO_PREALLOC);
 #[map]
-static SOURCE: Array<u64> = Array::with_max_entries(SOURCES, 0);
+static SOURCE: Array<Source> = Array::with_max_entries(SOURCES, 0);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(NODES, 0);
 #[map]
@@ -47,18 +47,7 @@ static SOCKET: SkStorage<SocketFlow> = SkStorage::new();
 
 /// Written by the agent before loading; the verifier takes each word for a constant.
 #[unsafe(no_mangle)]
-static CONFIG: Global<Config> = Global::new(Config {
-    overlay_ifindex: 0,
-    vni: 0,
-    overlay_mac: [0; 6],
-    pad: [0; 2],
-    gateway_v4: [0; 4],
-    route_mask_v4: [0; 4],
-    pod_cidr_v4: [0; 4],
-    service_cidr_v4: [0; 4],
-    service_mask_v4: [0; 4],
-    features: 0,
-});
+static CONFIG: Global<Config> = Global::new(Config::EMPTY);
 
 /// The load-time constants. The compiler must not take the initial value for the final one, so it is not told where
 /// the pointer comes from.
@@ -144,8 +133,8 @@ impl Tables for Kernel {
                     (*entry).flags |= flags;
                 }
             }
-            let Flow { service, flags, port, address, identity, policy_revision, .. } = *entry;
-            Some(Flow { backend, tag: present, service, flags, port, seen, address, identity, policy_revision })
+            let flow = Flow { backend, tag: present, seen, ..*entry };
+            Some(flow)
         }
     }
 
@@ -180,16 +169,16 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn source(&mut self, ifindex: u32) -> Option<u64> {
-        // SAFETY: one volatile load of an aligned word.
-        SOURCE.get_ptr(ifindex & (SOURCES - 1)).map(|word| unsafe { read_volatile(word) })
+    fn source(&mut self, ifindex: u32) -> Option<Source> {
+        // SAFETY: array elements never move; a value torn by another core matches no packet or the right one.
+        SOURCE.get_ptr(ifindex & (SOURCES - 1)).map(|source| unsafe { *source })
     }
 
     #[inline(always)]
-    fn remember_source(&mut self, ifindex: u32, word: u64) {
-        if let Some(element) = SOURCE.get_ptr_mut(ifindex & (SOURCES - 1)) {
-            // SAFETY: one volatile store of an aligned word; the last writer wins.
-            unsafe { write_volatile(element, word) };
+    fn remember_source(&mut self, source: &Source) {
+        if let Some(element) = SOURCE.get_ptr_mut(source.ifindex & (SOURCES - 1)) {
+            // SAFETY: as for `source`; the last writer wins.
+            unsafe { *element = *source };
         }
     }
 

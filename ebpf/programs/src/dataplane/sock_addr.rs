@@ -56,13 +56,20 @@ pub(crate) fn run(
 #[inline(always)]
 fn refuse(hook: Hook) -> i32 {
     match hook {
-        Hook::Connect => {
+        Hook::Connect | Hook::SendMsg => {
             if config().features & features::SET_RETVAL != 0 {
                 // SAFETY: a helper that takes an integer.
                 unsafe { bpf_set_retval(-ECONNREFUSED) };
             }
             REFUSE
         }
-        Hook::GetPeerName | Hook::FromContainer | Hook::ToContainer | Hook::FromOverlay | Hook::ToOverlay => ALLOW,
+        Hook::GetPeerName
+        | Hook::RecvMsg
+        | Hook::FromContainer
+        | Hook::ToContainer
+        | Hook::FromOverlay
+        | Hook::ToOverlay
+        | Hook::FromNetdev
+        | Hook::ToNetdev => ALLOW,
     }
 }

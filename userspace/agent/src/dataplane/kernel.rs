@@ -124,7 +124,7 @@ impl Kernel {
         address[..8].copy_from_slice(&first);
         address[8..].copy_from_slice(&second);
         let [port0, port1, state, zone, generation @ ..] = third;
-        let [a, b, c, d, pad @ ..] = fourth;
+        let [a, b, c, d, protocol, pad @ ..] = fourth;
         Backend {
             address,
             port: [port0, port1],
@@ -132,6 +132,7 @@ impl Kernel {
             zone,
             generation: u32::from_ne_bytes(generation),
             node: u32::from_ne_bytes([a, b, c, d]),
+            protocol,
             pad,
         }
     }
@@ -143,12 +144,12 @@ fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
     let [g0, g1, g2, g3] = backend.generation.to_ne_bytes();
     let [n0, n1, n2, n3] = backend.node.to_ne_bytes();
     let [port0, port1] = backend.port;
-    let [p0, p1, p2, p3] = backend.pad;
+    let [p0, p1, p2] = backend.pad;
     [
         u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         u64::from_ne_bytes(rest),
         u64::from_ne_bytes([port0, port1, backend.state, backend.zone, g0, g1, g2, g3]),
-        u64::from_ne_bytes([n0, n1, n2, n3, p0, p1, p2, p3]),
+        u64::from_ne_bytes([n0, n1, n2, n3, backend.protocol, p0, p1, p2]),
     ]
 }
 
