@@ -193,7 +193,7 @@ const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() 
 
 /// Map `peer`: LRU HASH, [`PeerKey`] -> [`Peer`]: what an unconnected UDP socket dialled to reach a backend, once it
 /// talks to a second service. The first one stands in its storage.
-pub const PEERS: u32 = 1 << 16;
+pub const PEERS: u32 = 1 << 14;
 
 /// A backend as a socket meets it.
 #[repr(C)]

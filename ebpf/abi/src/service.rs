@@ -12,8 +12,9 @@ pub const FRONTENDS: u32 = 1 << 20;
 pub const SERVICES: u32 = 1 << 16;
 /// Map `slot`: ARRAY, mmapable, of [`SlotLine`]s; this is the number of slots, not of lines.
 pub const SLOTS: u32 = 1 << 20;
-/// Map `backend`: ARRAY, mmapable, backend id -> [`Backend`]. Id 0 is never given out.
-pub const BACKENDS: u32 = 1 << 17;
+/// Map `backend`: ARRAY, mmapable, backend id -> [`Backend`]. Id 0 is never given out. Room for 30,000 Services of ten
+/// endpoints each, and for those of them that drain.
+pub const BACKENDS: u32 = 1 << 19;
 /// Slots of one line: array elements are rounded up to 8 bytes, so single 4-byte slots would waste half.
 pub const SLOTS_PER_LINE: u32 = 16;
 /// Longest row of one service, so that one service cannot take the whole map; also the largest Maglev table.
