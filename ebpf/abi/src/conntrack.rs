@@ -191,44 +191,57 @@ pub struct SocketFlow {
 }
 const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() == 8);
 
-/// Map `peer`: LRU HASH, [`PeerKey`] -> [`Peer`]: what an unconnected UDP socket dialled to reach a backend, once it
-/// talks to a second service. The first one stands in its storage.
+/// Map `peer`: LRU HASH, [`PeerKey`] -> [`Peer`]: the second and further services an unconnected UDP socket talks to, two
+/// entries each. The first one stands in the socket's storage.
 pub const PEERS: u32 = 1 << 14;
 
-/// A backend as a socket meets it.
+/// One end of a service's translation, as a socket names it or meets it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// Of the backend.
     pub address: Address,
     pub port: [u8; 2],
-    pub pad: [u8; 6],
+    /// [`peer_side`].
+    pub side: u8,
+    pub pad: [u8; 5],
 }
 const _: () = assert!(size_of::<PeerKey>() == 32 && align_of::<PeerKey>() == 8);
+
+/// Which end a [`PeerKey`] names. The value holds the other one.
+pub mod peer_side {
+    /// What the socket dials: where its datagrams go.
+    pub const DIALLED: u8 = 0;
+    /// The backend: from where answers seem to come.
+    pub const BACKEND: u8 = 1;
+}
 
 impl PeerKey {
     /// Tells this key's value from that of another key whose element the kernel reused under a reader.
     #[inline(always)]
     pub const fn tag(&self) -> u32 {
         let [a, b, c, d] = address_words(&self.address);
-        let port = u32::from_ne_bytes([self.port[0], self.port[1], 0, 0]);
-        hash([a, b, c, d, port, self.cookie as u32, (self.cookie >> 32) as u32])
+        let rest = u32::from_ne_bytes([self.port[0], self.port[1], self.side, 0]);
+        hash([a, b, c, d, rest, self.cookie as u32, (self.cookie >> 32) as u32])
     }
 }
 
-/// What a socket dialled.
+/// The other end of a translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
+    /// [`backend_word`] of the choice.
+    pub backend: u64,
+    pub address: Address,
     /// [`PeerKey::tag`] of the key.
     pub tag: u32,
+    /// The service the socket dialled.
+    pub service: u32,
     pub port: [u8; 2],
-    pub pad: [u8; 2],
-    pub address: Address,
+    pub pad: [u8; 6],
 }
-const _: () = assert!(size_of::<Peer>() == 24 && align_of::<Peer>() == 4);
+const _: () = assert!(size_of::<Peer>() == 40 && align_of::<Peer>() == 8);
 
 /// Map `udp`: LRU HASH, socket cookie -> [`ConnectedUdp`]: the UDP sockets connected to a backend, so that the agent can
 /// close those of a backend that is gone.

@@ -180,6 +180,12 @@ pub const fn member_word(generation: u32, tag: u32) -> u64 {
     generation as u64 | (tag as u64) << 32
 }
 
+/// `(generation of the backend, tag)` of a [`member_word`].
+#[inline(always)]
+pub const fn member_parts(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
 /// A client of a service with session affinity.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,7 +15,29 @@ macro_rules! pod {
 }
 
 pod!(
-    FrontendKey, Service, SlotLine, Backend, MemberKey, AffinityKey, Affinity, Tuple, Flow, FragmentKey, Fragment,
-    SocketFlow, PeerKey, Peer, ConnectedUdp, Endpoint, Source, Node, RouteKey, Route, Netns, Control, Event, Answers,
+    FrontendKey,
+    Service,
+    SlotLine,
+    Backend,
+    MemberKey,
+    AffinityKey,
+    Affinity,
+    Tuple,
+    Flow,
+    FragmentKey,
+    Fragment,
+    SocketFlow,
+    PeerKey,
+    Peer,
+    ConnectedUdp,
+    Endpoint,
+    Source,
+    Node,
+    RouteKey,
+    Route,
+    Netns,
+    Control,
+    Event,
+    Answers,
     Config
 );

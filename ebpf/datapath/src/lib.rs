@@ -17,6 +17,7 @@ mod deliver;
 
 mod connection;
 
+mod affinity;
 mod balance;
 
 mod lookup;

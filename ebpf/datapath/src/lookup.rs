@@ -7,7 +7,7 @@ use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, RouteKey, address_tag, cookie_tag};
-use diolkos_abi::service::{FrontendKey, frontend_parts};
+use diolkos_abi::service::{Affinity, AffinityKey, FrontendKey, MemberKey, frontend_parts, member_parts};
 
 use crate::tables::Tables;
 
@@ -21,6 +21,29 @@ pub(crate) fn service<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<u3
     }
     let (service, tag, _) = frontend_parts(tables.frontend(key)?);
     (tag == expected).then_some(service)
+}
+
+/// What is remembered of a client of a service with session affinity.
+#[inline(always)]
+pub(crate) fn affinity<T: Tables>(tables: &mut T, key: &AffinityKey) -> Option<Affinity> {
+    let tag = key.tag();
+    let affinity = tables.affinity(key)?;
+    if affinity.tag == tag {
+        return Some(affinity);
+    }
+    tables.affinity(key).filter(|affinity| affinity.tag == tag)
+}
+
+/// The generation with which a backend is behind a service that has session affinity.
+#[inline(always)]
+pub(crate) fn member<T: Tables>(tables: &mut T, key: &MemberKey) -> Option<u32> {
+    let expected = key.tag();
+    let (generation, tag) = member_parts(tables.member(key)?);
+    if tag == expected {
+        return Some(generation);
+    }
+    let (generation, tag) = member_parts(tables.member(key)?);
+    (tag == expected).then_some(generation)
 }
 
 /// The conntrack entry of a tuple, stamped with the present time and `flags`. `tag` is the tuple's hash.

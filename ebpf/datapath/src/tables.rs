@@ -1,8 +1,8 @@
 //! What the logic needs from the maps. Everything is returned by value: map memory changes under its readers.
 
-use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
-use diolkos_abi::service::{Backend, FrontendKey};
+use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
 use crate::Address;
 
@@ -10,6 +10,21 @@ use crate::Address;
 pub trait Tables {
     /// The word stored for a frontend. The caller compares its tag.
     fn frontend(&mut self, key: &FrontendKey) -> Option<u64>;
+
+    /// How long a client of a service keeps its backend, [`diolkos_abi::service::Service::affinity`]; 0 outside the
+    /// table.
+    fn affinity_lifetime(&mut self, service: u32) -> u32;
+
+    /// What is remembered of a client of a service. The caller compares its tag.
+    fn affinity(&mut self, key: &AffinityKey) -> Option<Affinity>;
+
+    /// Remembers a client of a service: into the entry that is there when its tag is the same, else as a new one. Of
+    /// two cores that find none, the first one's stays.
+    fn remember_affinity(&mut self, key: &AffinityKey, affinity: &Affinity);
+
+    /// The word stored for a backend of a service with session affinity, [`diolkos_abi::service::member_word`]. The
+    /// caller compares its tag.
+    fn member(&mut self, key: &MemberKey) -> Option<u64>;
 
     /// The row of a service, [`diolkos_abi::service::row_word`]; `None` outside the table.
     fn row(&mut self, service: u32) -> Option<u64>;
@@ -62,6 +77,22 @@ pub trait Tables {
 
     /// The socket at hand talks to whom it says.
     fn forget_socket(&mut self);
+
+    /// The cookie of the socket at hand; 0 when there is no socket.
+    fn socket_cookie(&mut self) -> u64;
+
+    /// The other end of a translation of an unconnected socket. The caller compares its tag.
+    fn peer(&mut self, key: &PeerKey) -> Option<Peer>;
+
+    /// Remembers the other end of a translation, in place of an earlier one; `None` when there is no room.
+    fn remember_peer(&mut self, key: &PeerKey, peer: &Peer) -> Option<()>;
+
+    /// Remembers to which backend a UDP socket is connected, in place of an earlier one. When there is no room, the
+    /// socket is not closed when its backend is gone.
+    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp);
+
+    /// A UDP socket is no longer connected to a backend.
+    fn forget_udp(&mut self, cookie: u64);
 
     /// Any number: the socket hooks spread new connections by it.
     fn random(&mut self) -> u32;

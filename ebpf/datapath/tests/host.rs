@@ -1,6 +1,8 @@
 //! The scenarios and properties of the packet logic, without root and without a kernel.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "host/affinity.rs"]
+mod affinity;
 #[path = "host/model.rs"]
 mod model;
 #[path = "host/properties.rs"]
@@ -23,7 +25,9 @@ fn run(scenario: &Scenario, packet: &mut ModelPacket, tables: &mut ModelTables) 
         Hook::ToContainer => diolkos_datapath::to_container(&scenario.config, packet, tables),
         Hook::FromOverlay => diolkos_datapath::from_overlay(&scenario.config, packet, tables),
         Hook::ToOverlay => diolkos_datapath::to_overlay(&scenario.config, packet, tables),
-        Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg | Hook::FromNetdev | Hook::ToNetdev => panic!("{}: no packet comes to this hook", scenario.name),
+        Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg | Hook::FromNetdev | Hook::ToNetdev => {
+            panic!("{}: no packet comes to this hook", scenario.name)
+        }
     }
 }
 

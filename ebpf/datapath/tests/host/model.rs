@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
-use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS};
+use diolkos_abi::service::{Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS};
 use diolkos_datapath::{Address, Change, Insert, InsertError, Packet, Tables};
 
 use crate::scenarios::world::{NOW, World};
@@ -121,9 +121,17 @@ impl Packet for ModelPacket {
 
 /// The maps of a [`World`].
 pub struct ModelTables {
-    world: World,
+    pub world: World,
     pub flows: HashMap<Tuple, Flow>,
     pub socket: Option<SocketFlow>,
+    pub socket_cookie: u64,
+    pub affinities: HashMap<AffinityKey, Affinity>,
+    pub peers: HashMap<PeerKey, Peer>,
+    /// UDP sockets connected to a backend.
+    pub udp: HashMap<u64, ConnectedUdp>,
+    /// The clock.
+    pub now: u32,
+    random: u32,
     /// What the programs remember of devices.
     pub sources: HashMap<u32, Source>,
     fault: Option<Fault>,
@@ -136,7 +144,21 @@ pub struct ModelTables {
 impl ModelTables {
     pub fn new(world: &World, fault: Option<Fault>, stumbling: bool) -> Self {
         let flows = world.flows.iter().copied().collect();
-        Self { world: world.clone(), flows, socket: None, sources: HashMap::new(), fault, stumbling, stumbled: false }
+        Self {
+            world: world.clone(),
+            flows,
+            socket: None,
+            socket_cookie: 1,
+            affinities: HashMap::new(),
+            peers: HashMap::new(),
+            udp: HashMap::new(),
+            now: NOW,
+            random: 0,
+            sources: HashMap::new(),
+            fault,
+            stumbling,
+            stumbled: false,
+        }
     }
 
     /// True every other time it is asked, beginning with the first.
@@ -161,6 +183,24 @@ impl Tables for ModelTables {
         Some(if self.stumbles() { word ^ (1 << 40) ^ 1 } else { word })
     }
 
+    fn affinity_lifetime(&mut self, service: u32) -> u32 {
+        element(&self.world.services, service, SERVICES).map_or(0, |service| service.affinity)
+    }
+
+    fn affinity(&mut self, key: &AffinityKey) -> Option<Affinity> {
+        let affinity = *self.affinities.get(key)?;
+        Some(if self.stumbles() { Affinity { tag: affinity.tag ^ 1, backend: u64::MAX, ..affinity } } else { affinity })
+    }
+
+    fn remember_affinity(&mut self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinities.insert(*key, *affinity);
+    }
+
+    fn member(&mut self, key: &MemberKey) -> Option<u64> {
+        let word = find(&self.world.members, key)?;
+        Some(if self.stumbles() { word ^ (1 << 40) ^ 1 } else { word })
+    }
+
     fn row(&mut self, service: u32) -> Option<u64> {
         element(&self.world.services, service, SERVICES).map(|service| service.row)
     }
@@ -181,7 +221,7 @@ impl Tables for ModelTables {
         }
         let seen = flow.seen;
         if flow.tag == tag {
-            flow.seen = NOW;
+            flow.seen = self.now;
             flow.flags |= flags;
         }
         Some(Flow { seen, ..*flow })
@@ -203,7 +243,7 @@ impl Tables for ModelTables {
     }
 
     fn now(&mut self) -> u32 {
-        NOW
+        self.now
     }
 
     fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
@@ -250,7 +290,30 @@ impl Tables for ModelTables {
         self.socket = None;
     }
 
+    fn socket_cookie(&mut self) -> u64 {
+        self.socket_cookie
+    }
+
+    fn peer(&mut self, key: &PeerKey) -> Option<Peer> {
+        let peer = *self.peers.get(key)?;
+        Some(if self.stumbles() { Peer { tag: peer.tag ^ 1, address: [7; 16], ..peer } } else { peer })
+    }
+
+    fn remember_peer(&mut self, key: &PeerKey, peer: &Peer) -> Option<()> {
+        self.peers.insert(*key, *peer);
+        Some(())
+    }
+
+    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp) {
+        self.udp.insert(cookie, *udp);
+    }
+
+    fn forget_udp(&mut self, cookie: u64) {
+        self.udp.remove(&cookie);
+    }
+
     fn random(&mut self) -> u32 {
-        0x9e37_79b9
+        self.random = self.random.wrapping_mul(0x9e37_79b9).wrapping_add(0x9e37_79b9);
+        self.random
     }
 }

@@ -4,7 +4,7 @@ use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
-use diolkos_abi::service::{Backend, FrontendKey, Service, backend_state, frontend_word, row_word, scope};
+use diolkos_abi::service::{Backend, FrontendKey, MemberKey, Service, backend_state, frontend_word, row_word, scope};
 
 use super::packets::{End, HOST_MAC, POD_MAC};
 
@@ -56,6 +56,7 @@ pub struct World {
     /// Slot index and backend id.
     pub slots: Vec<(u32, u32)>,
     pub backends: Vec<(u32, Backend)>,
+    pub members: Vec<(MemberKey, u64)>,
     pub flows: Vec<(Tuple, Flow)>,
     pub endpoints: Vec<([u8; 16], Endpoint)>,
     pub nodes: Vec<(u32, Node)>,

@@ -1,22 +1,25 @@
 //! The maps, and the logic's view of them.
 
 use core::arch::asm;
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::SockAddrContext;
 use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
-use diolkos_abi::conntrack::{FLOWS, Flow, SocketFlow, TIME_SHIFT, Tuple};
+use diolkos_abi::conntrack::{
+    CONNECTED_UDPS, ConnectedUdp, FLOWS, Flow, PEERS, Peer, PeerKey, SocketFlow, TIME_SHIFT, Tuple,
+};
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES, Source};
 use diolkos_abi::service::{
-    BACKENDS, Backend, FRONTENDS, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine,
+    AFFINITIES, Affinity, AffinityKey, BACKENDS, Backend, FRONTENDS, FrontendKey, MEMBERS, MemberKey, SERVICES, SLOTS,
+    SLOTS_PER_LINE, Service, SlotLine,
 };
 use diolkos_datapath::{Insert, InsertError, Tables};
 
@@ -28,6 +31,10 @@ static SERVICE: Array<Service> = Array::with_max_entries(SERVICES, BPF_F_MMAPABL
 static SLOT: Array<SlotLine> = Array::with_max_entries(SLOTS / SLOTS_PER_LINE, BPF_F_MMAPABLE);
 #[map]
 static BACKEND: Array<Backend> = Array::with_max_entries(BACKENDS, BPF_F_MMAPABLE);
+#[map]
+static MEMBER: HashMap<MemberKey, u64> = HashMap::with_max_entries(MEMBERS, BPF_F_NO_PREALLOC);
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(AFFINITIES, 0);
 #[map]
 static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, BPF_F_NO_COMMON_LRU);
 #[map]
@@ -42,6 +49,10 @@ static ROUTE: HashMap<RouteKey, Route> = HashMap::with_max_entries(ROUTES, BPF_F
 static NETNS: HashMap<u64, Netns> = HashMap::with_max_entries(NETNSES, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+#[map]
+static PEER: LruHashMap<PeerKey, Peer> = LruHashMap::with_max_entries(PEERS, 0);
+#[map]
+static UDP: LruHashMap<u64, ConnectedUdp> = LruHashMap::with_max_entries(CONNECTED_UDPS, 0);
 #[btf_map]
 static SOCKET: SkStorage<SocketFlow> = SkStorage::new();
 
@@ -94,6 +105,51 @@ impl Tables for Kernel {
     fn frontend(&mut self, key: &FrontendKey) -> Option<u64> {
         // SAFETY: one volatile load of an aligned word, which is never torn; the caller compares the tag.
         FRONTEND.get_ptr(key).map(|word| unsafe { read_volatile(word) })
+    }
+
+    #[inline(always)]
+    fn affinity_lifetime(&mut self, service: u32) -> u32 {
+        // SAFETY: one volatile load of an aligned word that the agent writes by one aligned store.
+        SERVICE.get_ptr(service).map_or(0, |service| unsafe { read_volatile(&raw const (*service).affinity) })
+    }
+
+    #[inline(always)]
+    fn affinity(&mut self, key: &AffinityKey) -> Option<Affinity> {
+        let entry = AFFINITY.get_ptr(key)?;
+        // SAFETY: the element's memory stays while the program runs. The tag is read last, so that a value replaced
+        // meanwhile is found out.
+        unsafe {
+            let backend = read_volatile(&raw const (*entry).backend);
+            let seen = read_volatile(&raw const (*entry).seen);
+            Some(Affinity { backend, seen, tag: read_volatile(&raw const (*entry).tag) })
+        }
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&mut self, key: &AffinityKey, affinity: &Affinity) {
+        let Some(entry) = AFFINITY.get_ptr_mut(key) else {
+            let _ = AFFINITY.insert(key, affinity, BPF_NOEXIST.into());
+            return;
+        };
+        // SAFETY: as for `affinity`. The time is written last: whoever reads in between meets an entry that is no
+        // fresher than its backend.
+        unsafe {
+            if read_volatile(&raw const (*entry).tag) != affinity.tag {
+                return;
+            }
+            if read_volatile(&raw const (*entry).backend) != affinity.backend {
+                write_volatile(&raw mut (*entry).backend, affinity.backend);
+            }
+            if read_volatile(&raw const (*entry).seen) != affinity.seen {
+                write_volatile(&raw mut (*entry).seen, affinity.seen);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn member(&mut self, key: &MemberKey) -> Option<u64> {
+        // SAFETY: as for `frontend`.
+        MEMBER.get_ptr(key).map(|word| unsafe { read_volatile(word) })
     }
 
     #[inline(always)]
@@ -232,6 +288,37 @@ impl Tables for Kernel {
             // SAFETY: the context's socket is valid while the program runs. There being nothing to forget is fine.
             let _ = unsafe { SOCKET.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
         }
+    }
+
+    #[inline(always)]
+    fn socket_cookie(&mut self) -> u64 {
+        match self.socket.as_ref() {
+            // SAFETY: the context is the one the kernel passed in.
+            Some(ctx) => unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn peer(&mut self, key: &PeerKey) -> Option<Peer> {
+        // SAFETY: the element's memory stays while the program runs; the caller compares the tag.
+        unsafe { PEER.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_peer(&mut self, key: &PeerKey, peer: &Peer) -> Option<()> {
+        PEER.insert(key, peer, BPF_ANY.into()).ok()
+    }
+
+    #[inline(always)]
+    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp) {
+        let _ = UDP.insert(cookie, udp, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn forget_udp(&mut self, cookie: u64) {
+        // That it is gone already is fine.
+        let _ = UDP.remove(cookie);
     }
 
     #[inline(always)]

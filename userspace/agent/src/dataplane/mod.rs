@@ -31,9 +31,15 @@ pub mod map {
     pub const NETNS: &str = "NETNS";
     pub const COUNTER: &str = "COUNTER";
     pub const SOCKET: &str = "SOCKET";
+    pub const MEMBER: &str = "MEMBER";
+    pub const AFFINITY: &str = "AFFINITY";
+    pub const PEER: &str = "PEER";
+    pub const UDP: &str = "UDP";
     /// All that are pinned. What else the object has is the programs' own and starts empty with each load.
-    pub const ALL: [&str; 11] =
-        [FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET];
+    pub const ALL: [&str; 15] = [
+        FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET, MEMBER, AFFINITY,
+        PEER, UDP,
+    ];
 }
 
 /// The maps and attach points of one node.
