@@ -52,13 +52,10 @@ pub fn reconcile(view: &View, key: &Key, _: Timestamp) -> Vec<Action> {
     }
     let selector = LabelSelector::from_labels(&selector);
     let mut groups = pods::groups(view, service, &selector);
-    if groups.iter().all(|group| group.endpoints.is_empty()) {
+    for group in groups.iter_mut().filter(|group| group.endpoints.is_empty()) {
         // One empty slice says that the Service is known and has nobody: one that is there, if there is one.
-        groups.truncate(1);
-        for group in &mut groups {
-            let same = present.iter().find(|slice| slice.address_type == group.address_type);
-            group.ports = same.and_then(|slice| slice.ports.clone()).unwrap_or_default();
-        }
+        let same = present.iter().find(|slice| slice.address_type == group.address_type);
+        group.ports = same.and_then(|slice| slice.ports.clone()).unwrap_or_default();
     }
     let template = |group: &Group| template(service, group);
     packing::pack(groups, present, template)

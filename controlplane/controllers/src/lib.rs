@@ -25,16 +25,18 @@ use diolkos_api::lease::{lead, told_to_stop};
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-use crate::view::Settings;
+use crate::view::{PodNetwork, Settings};
 
 /// What the controllers are told.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub kubeconfig: PathBuf,
-    /// Where the podCIDRs of the nodes come from.
-    pub cluster_cidr: IpNetwork,
-    /// The length of a node's podCIDR.
-    pub node_mask: u8,
+    /// Where the podCIDRs of the nodes come from: one for each address family, the cluster's first family first.
+    pub cluster_cidrs: Vec<IpNetwork>,
+    /// The length of a node's IPv4 podCIDR.
+    pub node_mask_v4: u8,
+    /// The length of a node's IPv6 podCIDR.
+    pub node_mask_v6: u8,
 }
 
 /// The Lease that the acting controllers hold.
@@ -45,19 +47,51 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let settings = settings(&options)?;
     let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
     let client = Client::connect(&kubeconfig).context("the controllers cannot begin")?;
-    info!(server = client.server(), cluster_cidr = %settings.cluster_cidr, "controllers");
-    lead(&client, LEASE, told_to_stop(), || driver::drive(client.clone(), settings)).await;
+    info!(server = client.server(), cluster_cidrs = ?options.cluster_cidrs, "controllers");
+    lead(&client, LEASE, told_to_stop(), || driver::drive(client.clone(), settings.clone())).await;
     Ok(())
 }
 
 fn settings(options: &Options) -> anyhow::Result<Settings> {
-    let Options { cluster_cidr, node_mask, .. } = *options;
-    let longest = if cluster_cidr.is_ipv4() { 30 } else { 126 };
+    let cidrs = &options.cluster_cidrs;
+    let same_family = cidrs.len() == 2 && cidrs[0].is_ipv4() == cidrs[1].is_ipv4();
     anyhow::ensure!(
-        (cluster_cidr.prefix()..=longest).contains(&node_mask),
-        "--node-cidr-mask-size {node_mask} does not fit into --cluster-cidr {cluster_cidr}: it must be between {} and \
-         {longest}",
-        cluster_cidr.prefix()
+        (1..=2).contains(&cidrs.len()) && !same_family,
+        "--cluster-cidr takes one network for each address family, such as 10.244.0.0/16,fd00:10:244::/56"
     );
-    Ok(Settings { cluster_cidr, node_mask })
+    let pod_networks = cidrs.iter().map(|cidr| {
+        let (flag, node_mask, longest) = match cidr {
+            IpNetwork::V4(_) => ("--node-cidr-mask-size-ipv4", options.node_mask_v4, 30),
+            IpNetwork::V6(_) => ("--node-cidr-mask-size-ipv6", options.node_mask_v6, 126),
+        };
+        anyhow::ensure!(
+            (cidr.prefix()..=longest).contains(&node_mask),
+            "{flag} {node_mask} does not fit into --cluster-cidr {cidr}: it must be between {} and {longest}",
+            cidr.prefix()
+        );
+        Ok(PodNetwork { cidr: *cidr, node_mask })
+    });
+    Ok(Settings { pod_networks: pod_networks.collect::<anyhow::Result<_>>()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(cidrs: &[&str]) -> Result<Settings, String> {
+        let cluster_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+        let options = Options { kubeconfig: PathBuf::new(), cluster_cidrs, node_mask_v4: 24, node_mask_v6: 64 };
+        settings(&options).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_cluster_has_one_pod_network_for_each_family() {
+        let both = with(&["fd00:10:244::/56", "10.244.0.0/16"]).map(|settings| settings.pod_networks);
+        let masks = both.map(|networks| networks.iter().map(|network| network.node_mask).collect::<Vec<_>>());
+        assert_eq!(masks, Ok(vec![64, 24]));
+        for wrong in [&[][..], &["10.244.0.0/16", "10.245.0.0/16"], &["fd00::/56", "10.0.0.0/8", "fd01::/56"]] {
+            assert!(with(wrong).is_err_and(|why| why.contains("one network for each address family")), "{wrong:?}");
+        }
+        assert!(with(&["fd00::/80"]).is_err_and(|why| why.contains("--node-cidr-mask-size-ipv6 64 does not fit")));
+    }
 }

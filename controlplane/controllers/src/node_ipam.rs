@@ -1,4 +1,4 @@
-//! Node addresses: every node gets a part of the cluster's pod network, once and for good.
+//! Node addresses: every node gets a part of the cluster's pod network of each address family, once and for good.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,14 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::object::{Action, Key, Object};
-use crate::view::{Settings, View};
+use crate::view::{PodNetwork, View};
 
 /// The condition that says a node has no podCIDR because there is none left.
 const CONDITION: &str = "NetworkUnavailable";
 const EXHAUSTED: &str = "NoPodCIDR";
 const GIVEN: &str = "PodCIDRAssigned";
 
-/// Gives a node without a podCIDR the first free one; when there is none, the node's conditions say so.
+/// Gives a node without a podCIDR the first free one of each family; when there is none, the node's conditions say so.
 pub fn reconcile(view: &View, key: &Key, now: Timestamp) -> Vec<Action> {
     let Some(node) = view.nodes.get("", &key.name) else { return Vec::new() };
     if node.metadata.deletion_timestamp.is_some() {
@@ -27,20 +27,24 @@ pub fn reconcile(view: &View, key: &Key, now: Timestamp) -> Vec<Action> {
     if !cidrs(node).is_empty() {
         return if reason == Some(EXHAUSTED) { vec![tell(node, true, String::new(), now)] } else { Vec::new() };
     }
-    match first_free(view) {
-        Some(free) => {
+    let networks = &view.settings.pod_networks;
+    let free: Vec<Option<IpNetwork>> = networks.iter().map(|network| first_free(view, *network)).collect();
+    // All families or none: a node never gets a second family later.
+    match free.iter().position(Option::is_none) {
+        None => {
+            let free: Vec<String> = free.into_iter().flatten().map(|network| network.to_string()).collect();
             let mut node = Node::clone(node);
             let spec = node.spec.get_or_insert_default();
-            spec.pod_cidr = Some(free.to_string());
-            spec.pod_cidrs = Some(vec![free.to_string()]);
+            spec.pod_cidr = free.first().cloned();
+            spec.pod_cidrs = Some(free);
             vec![Action::Update(Object::Node(Arc::new(node)))]
         }
-        None if reason == Some(EXHAUSTED) => Vec::new(),
-        None => {
-            let Settings { cluster_cidr, node_mask } = view.settings;
+        Some(_) if reason == Some(EXHAUSTED) => Vec::new(),
+        Some(index) => {
+            let PodNetwork { cidr, node_mask } = networks[index];
             let message = format!(
-                "the cluster CIDR {cluster_cidr} has no /{node_mask} left: delete nodes, or give the controller manager \
-                 a larger --cluster-cidr or --node-cidr-mask-size"
+                "the cluster CIDR {cidr} has no /{node_mask} left: delete nodes, or give the controller manager a \
+                 larger --cluster-cidr or --node-cidr-mask-size"
             );
             tracing::error!(node = key.name, "{message}");
             vec![tell(node, false, message, now)]
@@ -48,27 +52,26 @@ pub fn reconcile(view: &View, key: &Key, now: Timestamp) -> Vec<Action> {
     }
 }
 
-/// Whether a network of the cluster overlaps none that a node has; the first of them.
-fn first_free(view: &View) -> Option<IpNetwork> {
+/// The first part of a pod network that overlaps none that a node has.
+fn first_free(view: &View, network: PodNetwork) -> Option<IpNetwork> {
     let taken: Vec<IpNetwork> = view.nodes.iter().flat_map(|node| cidrs(node)).collect();
     let exact: HashSet<IpNetwork> = taken.iter().copied().collect();
     // Networks of another size come from an earlier setting, or from a person.
-    let odd: Vec<IpNetwork> = taken.into_iter().filter(|network| network.prefix() != view.settings.node_mask).collect();
-    subnets(view.settings).find(|free| !exact.contains(free) && !odd.iter().any(|network| overlap(*network, *free)))
+    let odd: Vec<IpNetwork> = taken.into_iter().filter(|taken| taken.prefix() != network.node_mask).collect();
+    subnets(network).find(|free| !exact.contains(free) && !odd.iter().any(|taken| overlap(*taken, *free)))
 }
 
 /// All networks that nodes can get, in order.
-fn subnets(settings: Settings) -> impl Iterator<Item = IpNetwork> {
-    let Settings { cluster_cidr, node_mask } = settings;
-    let bits = if cluster_cidr.is_ipv4() { 32 } else { 128 };
-    let fits = node_mask >= cluster_cidr.prefix() && node_mask <= bits;
+fn subnets(PodNetwork { cidr, node_mask }: PodNetwork) -> impl Iterator<Item = IpNetwork> {
+    let bits = if cidr.is_ipv4() { 32 } else { 128 };
+    let fits = node_mask >= cidr.prefix() && node_mask <= bits;
     // Beyond 2^16 nodes no cluster goes.
-    let count = if fits { 1u128 << (node_mask - cluster_cidr.prefix()).min(16) } else { 0 };
+    let count = if fits { 1u128 << (node_mask - cidr.prefix()).min(16) } else { 0 };
     let step = bits.checked_sub(node_mask).map_or(0, |host| 1u128.checked_shl(host.into()).unwrap_or(0));
-    let base = number(cluster_cidr.network());
+    let base = number(cidr.network());
     (0..count).filter_map(move |index| {
         let address = base + index * step;
-        let address = match cluster_cidr {
+        let address = match cidr {
             IpNetwork::V4(_) => IpAddr::V4(Ipv4Addr::from(u32::try_from(address).ok()?)),
             IpNetwork::V6(_) => IpAddr::V6(Ipv6Addr::from(address)),
         };

@@ -32,11 +32,17 @@ pub struct View {
 }
 
 /// What the operator decided.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the podCIDRs of the nodes come from.
-    pub cluster_cidr: IpNetwork,
-    /// The length of a node's podCIDR.
+    /// Where the podCIDRs of the nodes come from, one for each address family, the cluster's first family first.
+    pub pod_networks: Vec<PodNetwork>,
+}
+
+/// The pod network of one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodNetwork {
+    pub cidr: IpNetwork,
+    /// The length of a node's part of it.
     pub node_mask: u8,
 }
 

@@ -72,7 +72,7 @@ impl Bench {
         ensure!(self.kubelet.is_none(), "the kubelet runs");
         let settings = Settings {
             node_name: NODE.into(),
-            node_ip: [127, 0, 0, 1].into(),
+            node_ips: vec![[127, 0, 0, 1].into()],
             root_dir: self.directory().join("kubelet"),
             log_dir: self.directory().join("logs"),
             cgroup_root: self.cgroup_root(),

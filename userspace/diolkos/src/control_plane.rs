@@ -74,19 +74,23 @@ pub(crate) struct ControllerManagerArgs {
     /// How to reach the apiserver, and as whom.
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
-    /// Pod CIDRs of nodes come from here.
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    cluster_cidr: IpNetwork,
-    /// Prefix length of one node's pod CIDR.
-    #[arg(long, default_value_t = 24, value_name = "BITS")]
-    node_cidr_mask_size: u8,
+    /// Pod CIDRs of nodes come from here: one network for each address family, the cluster's first family first.
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR[,CIDR]")]
+    cluster_cidr: Vec<IpNetwork>,
+    /// Prefix length of one node's IPv4 pod CIDR.
+    #[arg(long, alias = "node-cidr-mask-size", default_value_t = 24, value_name = "BITS")]
+    node_cidr_mask_size_ipv4: u8,
+    /// Prefix length of one node's IPv6 pod CIDR.
+    #[arg(long, default_value_t = 64, value_name = "BITS")]
+    node_cidr_mask_size_ipv6: u8,
 }
 
 pub(crate) async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<()> {
     diolkos_controllers::run(diolkos_controllers::Options {
         kubeconfig: args.kubeconfig,
-        cluster_cidr: args.cluster_cidr,
-        node_mask: args.node_cidr_mask_size,
+        cluster_cidrs: args.cluster_cidr,
+        node_mask_v4: args.node_cidr_mask_size_ipv4,
+        node_mask_v6: args.node_cidr_mask_size_ipv6,
     })
     .await
 }

@@ -15,9 +15,9 @@ pub(crate) struct KubeletArgs {
     /// Name of the Node object.
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
-    /// The node's InternalIP.
-    #[arg(long, value_name = "IP")]
-    node_ip: IpAddr,
+    /// The node's InternalIPs: one for each address family, the first one first.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "IP[,IP]")]
+    node_ip: Vec<IpAddr>,
     /// CRI socket.
     #[arg(long, default_value = "unix:///run/containerd/containerd.sock", value_name = "URL")]
     container_runtime_endpoint: String,
@@ -39,7 +39,7 @@ pub(crate) async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
     diolkos_kubelet::run(diolkos_kubelet::Options {
         kubeconfig: args.kubeconfig,
         node_name: args.node_name,
-        node_ip: args.node_ip,
+        node_ips: args.node_ip,
         runtime_endpoint: args.container_runtime_endpoint,
         root_dir: args.root_dir,
         log_dir: args.log_dir,

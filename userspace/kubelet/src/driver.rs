@@ -321,7 +321,7 @@ impl Driver {
         let troubles = &memory.troubles;
         let view = View { workload, observed: seen, troubles, verdicts: &self.verdicts, network_problem, now };
         let node = NodeFacts {
-            host_ip: self.context.facts.host_ip.clone(),
+            host_ips: self.context.facts.host_ips.clone(),
             runtime_name: self.version.as_ref().map(|version| version.name.clone()).unwrap_or_default(),
         };
         let held = troubles.get(&Subject::Object).is_some_and(|trouble| trouble.retry_at > now);
@@ -392,9 +392,9 @@ impl Memory {
 /// The addresses a pod answers on: its own, or the node's.
 fn pod_ips(facts: &Facts, workload: &Workload, seen: &ObservedPod) -> Vec<String> {
     if workload.namespaces.host_network {
-        return vec![facts.host_ip.clone()];
+        return facts.host_ips.clone();
     }
-    seen.current().into_iter().flat_map(|sandbox| sandbox.addresses.iter().map(ToString::to_string)).collect()
+    seen.current().map(|sandbox| status::primary_first(&sandbox.addresses, &facts.host_ips)).unwrap_or_default()
 }
 
 /// A failure stays with its subject, with growing pauses, until the subject succeeds.

@@ -116,7 +116,7 @@ mod tests {
     async fn a_node_registers_beats_and_comes_back_when_it_was_deleted() {
         let cluster = ModelCluster::default();
         let capacity = BTreeMap::from([("cpu".to_owned(), "2".to_owned())]);
-        let identity = machine::identity("n1".into(), "10.0.0.1".into(), capacity);
+        let identity = machine::identity("n1".into(), vec!["10.0.0.1".into()], capacity);
         let mut heart = Heart { identity, cluster: Arc::new(cluster.clone()), last_write: None };
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         heart.beat(&NodeHealth::default(), at(0)).await.unwrap();

@@ -46,13 +46,13 @@ pub(crate) fn capacity(given: &BTreeMap<String, String>) -> anyhow::Result<BTree
 }
 
 /// Names and versions of the machine; what cannot be read stays empty.
-pub(crate) fn identity(name: String, ip: String, capacity: BTreeMap<String, String>) -> NodeIdentity {
+pub(crate) fn identity(name: String, ips: Vec<String>, capacity: BTreeMap<String, String>) -> NodeIdentity {
     let line = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     NodeIdentity {
         name,
-        ip,
+        ips,
         capacity,
         kernel: line("/proc/sys/kernel/osrelease"),
         os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),

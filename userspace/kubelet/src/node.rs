@@ -14,7 +14,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct NodeIdentity {
     pub name: String,
-    pub ip: String,
+    /// One for each address family, the first one first.
+    pub ips: Vec<String>,
     pub capacity: BTreeMap<String, String>,
     pub kernel: String,
     pub os_image: String,
@@ -70,10 +71,12 @@ pub fn status(
     now: Timestamp,
 ) -> core::NodeStatus {
     let address = |kind: &str, address: &str| core::NodeAddress { type_: kind.to_owned(), address: address.to_owned() };
+    let internal = identity.ips.iter().map(|ip| address("InternalIP", ip));
+    let addresses = internal.chain([address("Hostname", &identity.name)]);
     let quantities: BTreeMap<String, Quantity> =
         identity.capacity.iter().map(|(name, value)| (name.clone(), Quantity(value.clone()))).collect();
     core::NodeStatus {
-        addresses: Some(vec![address("InternalIP", &identity.ip), address("Hostname", &identity.name)]),
+        addresses: Some(addresses.collect()),
         allocatable: Some(quantities.clone()),
         capacity: Some(quantities),
         conditions: Some(conditions(health, previous, now)),

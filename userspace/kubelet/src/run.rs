@@ -33,8 +33,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 pub struct Options {
     pub kubeconfig: PathBuf,
     pub node_name: String,
-    /// The address under which the other nodes reach this one.
-    pub node_ip: IpAddr,
+    /// The addresses under which the other nodes reach this one: one for each address family, the first one first.
+    pub node_ips: Vec<IpAddr>,
     /// `unix:///run/containerd/containerd.sock`
     pub runtime_endpoint: String,
     pub root_dir: PathBuf,
@@ -49,7 +49,8 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub node_name: String,
-    pub node_ip: IpAddr,
+    /// As in [`Options::node_ips`].
+    pub node_ips: Vec<IpAddr>,
     pub root_dir: PathBuf,
     pub log_dir: PathBuf,
     pub cgroup_root: String,
@@ -79,7 +80,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let settings = Settings {
         node_name: options.node_name,
-        node_ip: options.node_ip,
+        node_ips: options.node_ips,
         root_dir: options.root_dir,
         log_dir: options.log_dir,
         cgroup_root: options.cgroup_root,
@@ -96,18 +97,19 @@ pub async fn run_with(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let capacity = machine::capacity(&settings.capacity)?;
+    let node_ips = node_addresses(&settings.node_ips)?;
     let host = Host::new(settings.root_dir.clone(), settings.log_dir, &settings.cgroup_root, host::hierarchies()?);
     host.prepare()?;
     let amount = |name: &str| capacity.get(name).and_then(|text| Quantity::parse(text).ok()).unwrap_or_default();
     let facts = Facts {
         node_name: settings.node_name.clone(),
-        host_ip: settings.node_ip.to_string(),
+        host_ips: node_ips.clone(),
         pod_ips: Vec::new(),
         node_cpu_milli: amount("cpu").milli(),
         node_memory_bytes: amount("memory").units(),
     };
-    let identity = machine::identity(settings.node_name, settings.node_ip.to_string(), capacity);
-    tracing::info!(node = identity.name, ip = identity.ip, "the kubelet starts");
+    let identity = machine::identity(settings.node_name, node_ips, capacity);
+    tracing::info!(node = identity.name, ips = ?identity.ips, "the kubelet starts");
     let driver = Driver::new(Context::new(runtime, cluster.clone(), host, facts, PathBuf::from("/etc/resolv.conf")));
     let (health, watched) = watch::channel(driver.health().clone());
     let pods = cluster.pods(&identity.name);
@@ -118,6 +120,19 @@ pub async fn run_with(
     heart.shutdown().await;
     tracing::info!("the kubelet ends; its pods go on");
     Ok(())
+}
+
+/// One address for each family, or what is wrong with them.
+fn node_addresses(given: &[IpAddr]) -> anyhow::Result<Vec<String>> {
+    let same_family = given.len() == 2 && given[0].is_ipv4() == given[1].is_ipv4();
+    anyhow::ensure!(
+        (1..=2).contains(&given.len()) && !same_family,
+        "--node-ip takes one address for each address family, such as 192.0.2.1,2001:db8::1"
+    );
+    if let Some(address) = given.iter().find(|address| address.is_unspecified() || address.is_multicast()) {
+        anyhow::bail!("--node-ip {address} is no address of one node: give one that the other nodes can reach");
+    }
+    Ok(given.iter().map(ToString::to_string).collect())
 }
 
 async fn drive(
@@ -165,5 +180,23 @@ async fn drive(
     });
     if drained.await.is_err() {
         tracing::warn!("work was still under way at the end; the next kubelet goes on with it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_one_address_for_each_family() {
+        let read = |texts: &[&str]| {
+            let addresses: Vec<IpAddr> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+            node_addresses(&addresses).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&["fd00::1", "192.0.2.1"]), Ok(vec!["fd00::1".to_owned(), "192.0.2.1".to_owned()]));
+        for wrong in [&[][..], &["192.0.2.1", "192.0.2.2"], &["fd00::1", "192.0.2.1", "fd00::2"]] {
+            assert!(read(wrong).is_err_and(|why| why.contains("one address for each address family")), "{wrong:?}");
+        }
+        assert!(read(&["::"]).is_err_and(|why| why.contains("no address of one node")));
     }
 }

@@ -8,12 +8,14 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What the node adds to a pod's status.
 #[derive(Clone, Debug)]
 pub struct NodeFacts {
-    pub host_ip: String,
+    /// One for each address family, the first one first.
+    pub host_ips: Vec<String>,
     /// Prefix of container ids, such as `containerd`.
     pub runtime_name: String,
 }
@@ -34,8 +36,8 @@ pub fn status(view: View<'_>, node: &NodeFacts) -> core::PodStatus {
         reason,
         message,
         conditions: Some(conditions),
-        host_ip: Some(node.host_ip.clone()),
-        host_ips: Some(vec![core::HostIP { ip: node.host_ip.clone() }]),
+        host_ip: node.host_ips.first().cloned(),
+        host_ips: Some(node.host_ips.iter().map(|ip| core::HostIP { ip: ip.clone() }).collect()),
         pod_ip: addresses.first().cloned(),
         pod_ips: (!addresses.is_empty()).then(|| addresses.iter().map(|ip| core::PodIP { ip: ip.clone() }).collect()),
         start_time: previous.start_time.clone().or(Some(Time(view.now))),
@@ -86,14 +88,22 @@ fn pod_addresses(
     previous: &core::PodStatus,
 ) -> Vec<String> {
     match assessment.sandbox {
-        Some(_) if view.workload.namespaces.host_network => vec![node.host_ip.clone()],
-        Some(sandbox) => sandbox.addresses.iter().map(ToString::to_string).collect(),
+        Some(_) if view.workload.namespaces.host_network => node.host_ips.clone(),
+        Some(sandbox) => primary_first(&sandbox.addresses, &node.host_ips),
         // The address of a pod that has ended stays on record, as it does in Kubernetes.
         None if view.workload.delete_by.is_some() || assessment.outcome != Outcome::Ongoing => {
             previous.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect()
         }
         None => Vec::new(),
     }
+}
+
+/// The addresses of a sandbox as the pod shows them: those of the node's first address family first.
+pub(crate) fn primary_first(addresses: &[IpAddr], host_ips: &[String]) -> Vec<String> {
+    let primary = host_ips.first().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let mut sorted = addresses.to_vec();
+    sorted.sort_by_key(|address| primary.is_some_and(|primary| primary.is_ipv4() != address.is_ipv4()));
+    sorted.iter().map(ToString::to_string).collect()
 }
 
 fn phase(

@@ -12,7 +12,8 @@ use super::Group;
 use crate::pod_state::{is_finished, is_ready, node_name};
 use crate::view::View;
 
-/// A group for each address family of the Service and each way its ports resolve; at least one.
+/// A group for each address family of the Service and each way its ports resolve; of a family without pods an empty
+/// one.
 pub(super) fn groups(view: &View, service: &Service, selector: &LabelSelector) -> Vec<Group> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let spec = service.spec.as_ref();
@@ -21,20 +22,20 @@ pub(super) fn groups(view: &View, service: &Service, selector: &LabelSelector) -
     let mut groups: Vec<Group> = Vec::new();
     for family in &families {
         let address_type = if family == "IPv6" { "IPv6" } else { "IPv4" };
+        let first = groups.len();
         let matching = view.pods.of(namespace).filter(|pod| !is_finished(pod) && labels_match(pod, selector));
         for pod in matching {
             let Some(address) = address(pod, address_type) else { continue };
             let ports = resolve(ports, pod);
             let endpoint = endpoint(view, service, pod, address);
-            match groups.iter_mut().find(|group| group.address_type == address_type && group.ports == ports) {
+            match groups[first..].iter_mut().find(|group| group.ports == ports) {
                 Some(group) => group.endpoints.push(endpoint),
                 None => groups.push(Group { address_type, ports, endpoints: vec![endpoint] }),
             }
         }
-    }
-    if groups.is_empty() {
-        let address_type = if families.first().is_some_and(|family| family == "IPv6") { "IPv6" } else { "IPv4" };
-        groups.push(Group { address_type, ports: Vec::new(), endpoints: Vec::new() });
+        if groups.len() == first {
+            groups.push(Group { address_type, ports: Vec::new(), endpoints: Vec::new() });
+        }
     }
     groups
 }

@@ -7,7 +7,7 @@ use diolkos_api::client::{Event, Resource};
 use diolkos_api::kind::{Kind, Registry};
 use diolkos_controllers::object::{Action, Key, KindName, Object, Target};
 use diolkos_controllers::table::{CONTROLLERS, Controller};
-use diolkos_controllers::view::{News, Settings, View};
+use diolkos_controllers::view::{News, PodNetwork, Settings, View};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use serde_json::{Value, json};
@@ -29,8 +29,14 @@ impl Model {
         Self::with_network("10.244.0.0/16", 24)
     }
 
-    pub(crate) fn with_network(cluster_cidr: &str, node_mask: u8) -> Self {
-        let settings = Settings { cluster_cidr: cluster_cidr.parse().unwrap(), node_mask };
+    pub(crate) fn with_network(cidr: &str, node_mask: u8) -> Self {
+        Self::with_networks(&[(cidr, node_mask)])
+    }
+
+    pub(crate) fn with_networks(networks: &[(&str, u8)]) -> Self {
+        let network =
+            |(cidr, node_mask): &(&str, u8)| PodNetwork { cidr: cidr.parse().unwrap(), node_mask: *node_mask };
+        let settings = Settings { pod_networks: networks.iter().map(network).collect() };
         let now = "2026-11-20T07:00:00Z".parse().unwrap();
         Self { view: View::new(settings), now, registry: Registry::builtin(), counter: 0, log: Vec::new() }
     }

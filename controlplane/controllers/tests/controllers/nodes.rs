@@ -71,6 +71,24 @@ fn a_node_without_a_network_says_so_until_one_is_free() {
 }
 
 #[test]
+fn a_node_gets_a_network_of_each_family_or_none() {
+    let mut model = Model::with_networks(&[("fd00:10:244::/56", 64), ("10.244.0.0/24", 25)]);
+    let keys = ["a", "b", "c"].map(|name| add(&mut model, name));
+    model.settle(&["node-ipam"]);
+    let given = keys.each_ref().map(|key| node(&model, key).spec.and_then(|spec| spec.pod_cidrs));
+    let pairs = [["fd00:10:244::/64", "10.244.0.0/25"], ["fd00:10:244:1::/64", "10.244.0.128/25"]];
+    for pair in pairs {
+        assert!(given.iter().flatten().any(|cidrs| *cidrs == pair), "{given:?}");
+    }
+    let late = keys.iter().zip(&given).find(|(_, cidrs)| cidrs.is_none()).unwrap().0;
+    assert_eq!(condition(&model, late, "NetworkUnavailable"), Some(("True".into(), Some("NoPodCIDR".into()))));
+    assert_eq!(
+        node(&model, &keys[0]).spec.unwrap().pod_cidr.as_deref(),
+        given[0].as_ref().map(|cidrs| cidrs[0].as_str())
+    );
+}
+
+#[test]
 fn a_network_that_overlaps_a_foreign_one_is_not_given() {
     let mut model = Model::with_network("10.244.0.0/16", 24);
     let odd = add(&mut model, "odd");

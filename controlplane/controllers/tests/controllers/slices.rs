@@ -98,6 +98,31 @@ fn a_terminating_pod_serves_on_but_is_not_ready() {
 }
 
 #[test]
+fn a_dual_stack_service_has_slices_of_both_families() {
+    let mut model = Model::new();
+    let mut both = service(json!([{"port": 80}]));
+    both["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]);
+    model.create(both);
+    model.settle(ONE);
+    let types = |model: &Model| slices(model).into_iter().map(|slice| slice.address_type).collect::<BTreeSet<_>>();
+    let families = BTreeSet::from(["IPv4".to_owned(), "IPv6".to_owned()]);
+    assert_eq!((types(&model), slices(&model).len()), (families.clone(), 2), "each family says that it has nobody");
+    let key = run(&mut model, pod("a", "10.244.1.2", 80), true);
+    model.edit(&key, |pod| pod["status"]["podIPs"] = json!([{"ip": "10.244.1.2"}, {"ip": "fd00:10:244:1::2"}]));
+    run(&mut model, pod("b", "10.244.1.3", 80), true);
+    model.settle(ONE);
+    let mut held: Vec<(String, String)> = Vec::new();
+    for slice in slices(&model) {
+        let addresses = slice.endpoints.into_iter().flatten().flat_map(|endpoint| endpoint.addresses);
+        held.extend(addresses.map(|address| (slice.address_type.clone(), address)));
+    }
+    held.sort();
+    let expected = [("IPv4", "10.244.1.2"), ("IPv4", "10.244.1.3"), ("IPv6", "fd00:10:244:1::2")];
+    assert_eq!(held, expected.map(|(family, address)| (family.to_owned(), address.to_owned())));
+    assert_eq!((types(&model), slices(&model).len()), (families, 2));
+}
+
+#[test]
 fn a_finished_pod_and_one_without_an_address_are_nowhere() {
     let mut model = Model::new();
     model.create(service(json!([{"port": 80}])));

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub node_name: String,
-    pub host_ip: String,
+    /// Addresses of the node, primary first.
+    pub host_ips: Vec<String>,
     /// Addresses of the pod, primary first.
     pub pod_ips: Vec<String>,
     /// What the node has, for limits that the container does not state.
@@ -127,7 +128,8 @@ fn pod_field(path: &str, pod: &Workload, facts: &Facts) -> Result<String, String
         "metadata.uid" => pod.key.uid.clone(),
         "spec.nodeName" => facts.node_name.clone(),
         "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
-        "status.hostIP" | "status.hostIPs" => facts.host_ip.clone(),
+        "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => facts.host_ips.join(","),
         "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => facts.pod_ips.join(","),
         other => return Err(format!("fieldRef {other:?} is not supported")),

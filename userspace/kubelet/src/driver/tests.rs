@@ -105,7 +105,8 @@ fn driver(directory: &tempfile::TempDir, model: &Model, cluster: &ModelCluster) 
     let root = directory.path();
     let host = Host::new(root.join("kubelet"), root.join("logs"), "/n1", vec![root.join("cgroup")]);
     host.prepare().unwrap();
-    let facts = Facts { node_name: "n1".into(), host_ip: "192.0.2.1".into(), ..Facts::default() };
+    let facts =
+        Facts { node_name: "n1".into(), host_ips: vec!["192.0.2.1".into(), "2001:db8::1".into()], ..Facts::default() };
     let resolv_conf = root.join("resolv.conf");
     Driver::new(Context::new(Arc::new(model.clone()), Arc::new(cluster.clone()), host, facts, resolv_conf))
 }
@@ -275,6 +276,8 @@ async fn pods_wait_for_the_network_unless_they_use_the_hosts() {
     world.cluster.create_pod(pod(json!({"hostNetwork": true}), &["sh", "-c", OBEDIENT]));
     world.until("running", |world| world.phase() == "Running").await;
     assert_eq!(world.status().pod_ip.as_deref(), Some("192.0.2.1"));
+    let addresses: Vec<String> = world.status().pod_ips.into_iter().flatten().map(|address| address.ip).collect();
+    assert_eq!(addresses, ["192.0.2.1", "2001:db8::1"]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::*;
 fn identity() -> NodeIdentity {
     NodeIdentity {
         name: "n1".into(),
-        ip: "10.0.0.1".into(),
+        ips: vec!["10.0.0.1".into(), "fd00::1".into()],
         capacity: BTreeMap::from([("cpu".into(), "2".into()), ("pods".into(), "110".into())]),
         kernel: "6.18".into(),
         os_image: "Debian".into(),
@@ -42,6 +42,15 @@ fn a_node_says_why_it_is_not_ready_and_since_when() {
     assert_eq!(second.node_info.as_ref().unwrap().container_runtime_version, "containerd://1.6.20");
     let third = status(&identity(), &away, &second, at(120));
     assert_eq!(ready(&third).last_transition_time, Some(Time(at(110))));
+}
+
+#[test]
+fn a_node_has_an_address_for_each_family() {
+    let status = status(&identity(), &healthy(), &core::NodeStatus::default(), at(100));
+    let addresses: Vec<(String, String)> =
+        status.addresses.into_iter().flatten().map(|address| (address.type_, address.address)).collect();
+    let expected = [("InternalIP", "10.0.0.1"), ("InternalIP", "fd00::1"), ("Hostname", "n1")];
+    assert_eq!(addresses, expected.map(|(kind, address)| (kind.to_owned(), address.to_owned())));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn running() -> ObservedPod {
 }
 
 fn node() -> NodeFacts {
-    NodeFacts { host_ip: "192.0.2.1".into(), runtime_name: "containerd".into() }
+    NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into() }
 }
 
 fn read(workload: &Workload, observed: &ObservedPod, now: Timestamp) -> core::PodStatus {
@@ -106,4 +106,15 @@ fn a_container_that_vanished_while_its_pod_was_deleted_counts_as_ended() {
     assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
     assert_eq!((container.restart_count, container.ready), (2, false));
     assert_eq!(last.pod_ip.as_deref(), Some("10.244.1.9"), "its last address stays on record");
+}
+
+#[test]
+fn the_address_of_the_nodes_first_family_comes_first() {
+    let addresses: Vec<IpAddr> = vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    let shown = |host_ips: &[&str]| {
+        let host_ips: Vec<String> = host_ips.iter().map(|&ip| ip.to_owned()).collect();
+        primary_first(&addresses, &host_ips)
+    };
+    assert_eq!(shown(&["192.0.2.1", "2001:db8::1"]), ["10.244.1.2", "fd00::2"]);
+    assert_eq!(shown(&["2001:db8::1", "192.0.2.1"]), ["fd00::2", "10.244.1.2"]);
 }
