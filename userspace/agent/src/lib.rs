@@ -7,6 +7,10 @@ pub mod desired;
 pub mod plan;
 pub mod driver;
 pub mod dataplane;
+pub mod state;
+pub mod metrics;
+pub mod health;
+pub mod observe;
 pub mod overlay;
 pub mod pods;
 

@@ -25,6 +25,7 @@ use links::Links;
 use object::Programs;
 use syscall::Mapped;
 
+pub(crate) use machine::node_directory;
 pub use machine::remove;
 
 /// Where the dataplane lives and what the programs must know.

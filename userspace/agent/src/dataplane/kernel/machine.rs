@@ -76,7 +76,7 @@ fn require_tcx(found: io::Result<bool>) -> Result<()> {
 }
 
 /// bpffs refuses names with a dot, and a node's name has no underscore.
-fn node_directory(bpffs: &Path, node: &str) -> PathBuf {
+pub(crate) fn node_directory(bpffs: &Path, node: &str) -> PathBuf {
     bpffs.join("diolkos").join(node.replace('.', "_"))
 }
 
