@@ -1,5 +1,7 @@
 //! The node agent: sources -> desired -> plan -> dataplane, the CNI server and the overlay device.
 
+mod options;
+pub mod clock;
 mod run;
 pub mod source;
 pub mod index;
@@ -14,4 +16,5 @@ pub mod observe;
 pub mod overlay;
 pub mod pods;
 
-pub use run::{Options, run};
+pub use options::{NODE_PORTS, Options, OptionsError, Routing};
+pub use run::run;

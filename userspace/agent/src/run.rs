@@ -21,31 +21,11 @@ use crate::dataplane::Shared;
 use crate::dataplane::kernel::{Kernel, KernelOptions};
 use crate::desired::{self, ThisNode};
 use crate::driver::Driver;
+use crate::options::{self, Options};
 use crate::overlay::{Overlay, OverlayConfig};
 use crate::plan::QUARANTINE;
 use crate::pods::{self, Install, Network, Pods};
 use crate::source::{Grpc, Source};
-
-/// How the agent is run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub kubeconfig: PathBuf,
-    pub node_name: String,
-    /// A mounted bpf file system.
-    pub bpffs: PathBuf,
-    /// A cgroup2 directory, by default the root of the mounted hierarchy.
-    pub cgroup_root: Option<PathBuf>,
-    pub cni_socket: PathBuf,
-    pub state_dir: PathBuf,
-    /// Where the CNI plugin and its configuration go; nothing is installed unless both are given.
-    pub cni_bin_dir: Option<PathBuf>,
-    pub cni_conf_dir: Option<PathBuf>,
-    /// The plugin to install, by default `diolkos-cni` beside this binary.
-    pub cni_binary: Option<PathBuf>,
-    pub vni: u32,
-    pub overlay_port: u16,
-    pub service_cidr: IpNetwork,
-}
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
@@ -87,6 +67,7 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options) -> anyhow::Result<Self> {
+        check(&options)?;
         let lock = lock(&options.state_dir).await?;
         let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
         let client = Client::connect(&kubeconfig)?;
@@ -247,6 +228,14 @@ impl Agent {
     }
 }
 
+/// Says what contradicts this machine before anything is touched.
+fn check(options: &Options) -> anyhow::Result<()> {
+    let path = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let local = options::local_ports(&text).with_context(|| format!("{path} says {text:?}, which is no range"))?;
+    Ok(options.check(&local)?)
+}
+
 fn network(config: &OverlayConfig, overlay: &Overlay) -> Network {
     Network { pod_cidr: config.pod_cidr, gateway: overlay.gateway, mtu: overlay.mtu }
 }
@@ -305,8 +294,9 @@ async fn wait_for_node(client: &Client, options: &Options) -> anyhow::Result<Ove
 }
 
 fn kernel_options(options: &Options, config: &OverlayConfig, overlay: &Overlay) -> anyhow::Result<KernelOptions> {
-    let IpNetwork::V4(service_cidr) = options.service_cidr else {
-        bail!("the service CIDR {} is not IPv4: correct --service-cidr", options.service_cidr);
+    let v4 = |network: &IpNetwork| if let IpNetwork::V4(network) = network { Some(*network) } else { None };
+    let Some(service_cidr) = options.service_cidrs.iter().find_map(v4) else {
+        bail!("--service-cidr has no IPv4 network: add one");
     };
     let cgroup = match &options.cgroup_root {
         Some(directory) => directory.clone(),

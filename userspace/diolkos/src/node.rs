@@ -1,10 +1,12 @@
 //! `diolkos kubelet | agent`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
+use diolkos_agent::Routing;
 use ipnetwork::IpNetwork;
 
 #[derive(Args)]
@@ -91,9 +93,34 @@ pub(crate) struct AgentArgs {
     /// UDP port of the overlay.
     #[arg(long, default_value_t = 4789)]
     overlay_port: u16,
-    /// ClusterIPs come from here.
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
-    service_cidr: IpNetwork,
+    /// ClusterIPs come from here: one network per family of the cluster.
+    #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',', value_name = "CIDR,..")]
+    service_cidr: Vec<IpNetwork>,
+    /// Devices on which the node talks to the outside. Default: those that hold a node address or a default route.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    devices: Vec<String>,
+    /// How pods of other nodes are reached: through VXLAN, or by their node's address as next hop.
+    #[arg(long, value_enum, default_value = "overlay", value_name = "MODE")]
+    routing_mode: RoutingMode,
+    /// Whether pods talk to the outside under the node's address.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        action = clap::ArgAction::Set, value_name = "BOOL")]
+    masquerade: bool,
+    /// Source ports of what is translated under an address of the node. No socket and no node port may have them.
+    #[arg(long, default_value = "61000-65535", value_parser = ports, value_name = "FIRST-LAST")]
+    masquerade_ports: RangeInclusive<u16>,
+    /// Destinations that see a pod's own address though they are no pods: one network per family.
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,..")]
+    native_cidr: Vec<IpNetwork>,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "127.0.0.1:10256", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RoutingMode {
+    Overlay,
+    Direct,
 }
 
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
@@ -109,7 +136,21 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         cni_binary: args.cni_binary,
         vni: args.vni,
         overlay_port: args.overlay_port,
-        service_cidr: args.service_cidr,
+        service_cidrs: args.service_cidr,
+        devices: args.devices,
+        routing: match args.routing_mode {
+            RoutingMode::Overlay => Routing::Overlay,
+            RoutingMode::Direct => Routing::Direct,
+        },
+        masquerade: args.masquerade,
+        masquerade_ports: args.masquerade_ports,
+        native_cidrs: args.native_cidr,
+        listen: args.listen,
     })
     .await
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let bounds = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    bounds.ok_or_else(|| format!("{text:?} is not FIRST-LAST, two port numbers"))
 }

@@ -3,7 +3,8 @@
 use std::net::Ipv6Addr;
 
 use diolkos_abi::address::Address;
-use diolkos_abi::service::FrontendKey;
+use diolkos_abi::conntrack::Tuple;
+use diolkos_abi::service::{AffinityKey, FrontendKey, MemberKey};
 
 use super::{Error, Operation, Result, map};
 
@@ -40,6 +41,7 @@ pub(super) fn ifname(name: &str) -> Result<()> {
 pub(super) fn full(map: &'static str, key: String, capacity: u32) -> Error {
     let advice = match map {
         map::FRONTEND => "remove Services or ports",
+        map::MEMBER => "remove Services with sessionAffinity, or endpoints of them",
         map::ENDPOINT | map::NETNS => "remove pods from this node",
         _ => "remove nodes from the cluster",
     };
@@ -49,6 +51,20 @@ pub(super) fn full(map: &'static str, key: String, capacity: u32) -> Error {
 pub(super) fn frontend(key: &FrontendKey) -> String {
     let port = u16::from_be_bytes(key.port);
     format!("{} port {port} protocol {} scope {} zone {}", address(&key.address), key.protocol, key.scope, key.zone)
+}
+
+pub(super) fn member(key: &MemberKey) -> String {
+    format!("service {} backend {}", key.service, key.backend)
+}
+
+pub(super) fn tuple(key: &Tuple) -> String {
+    let (source, destination) = (address(&key.source), address(&key.destination));
+    let (from, to) = (u16::from_be_bytes(key.source_port), u16::from_be_bytes(key.destination_port));
+    format!("{source} port {from} to {destination} port {to} protocol {}", key.protocol)
+}
+
+pub(super) fn client(key: &AffinityKey) -> String {
+    format!("client {} service {}", address(&key.client), key.service)
 }
 
 pub(super) fn address(address: &Address) -> String {

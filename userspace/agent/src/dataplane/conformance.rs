@@ -1,8 +1,11 @@
 //! What every dataplane must do. The model runs these cases in its unit tests, the kernel in the `netns` suite.
 
 use diolkos_abi::address::{Address, protocol, v4_mapped};
+use diolkos_abi::conntrack::{Tuple, direction};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
-use diolkos_abi::service::{Backend, FrontendKey, backend_state, frontend_word, row_word, scope};
+use diolkos_abi::service::{
+    AffinityKey, Backend, FrontendKey, MemberKey, backend_state, frontend_word, member_word, row_word, scope,
+};
 
 use super::{Adopted, Dataplane, Error};
 
@@ -23,6 +26,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("removing_what_is_absent_is_no_error", removing_what_is_absent_is_no_error),
     ("ids_out_of_range_are_refused", ids_out_of_range_are_refused),
     ("a_full_frontend_map_says_so_and_keeps_what_fitted", a_full_frontend_map_says_so_and_keeps_what_fitted),
+    ("a_full_member_map_says_so_and_keeps_what_fitted", a_full_member_map_says_so_and_keeps_what_fitted),
     ("a_full_endpoint_map_says_so", a_full_endpoint_map_says_so),
     ("a_full_route_map_says_so", a_full_route_map_says_so),
     ("a_full_netns_map_says_so", a_full_netns_map_says_so),
@@ -37,8 +41,8 @@ pub fn run<D: Dataplane>(name: &str, case: Case, dataplane: &mut D, device: &Dev
     case(dataplane, device).map_err(named)?;
     let left = dataplane.adopt().map_err(|error| named(error.to_string()))?;
     // Slots and the ids of rows and backends keep their last words: nothing points to them.
-    check(left.frontends.is_empty() && left.routes.is_empty() && left.nodes.is_empty(), "it leaves entries behind")
-        .map_err(named)
+    let hashes_empty = left.frontends.is_empty() && left.members.is_empty() && left.routes.is_empty();
+    check(hashes_empty && left.nodes.is_empty(), "it leaves entries behind").map_err(named)
 }
 
 fn what_was_written_is_adopted(dataplane: &mut dyn Dataplane, _: &Device) -> Result<(), String> {
@@ -62,6 +66,10 @@ fn what_was_written_is_adopted(dataplane: &mut dyn Dataplane, _: &Device) -> Res
     dataplane.set_backend(last_backend, &backend(2)).map_err(text)?;
     dataplane.write_slots(base, &slots).map_err(text)?;
     dataplane.set_row(last_service, row_word(base, 20)).map_err(text)?;
+    dataplane.set_affinity(last_service, 10_800).map_err(text)?;
+    let member = (member(last_service), member_word(9, member(last_service).tag()));
+    dataplane.insert_members(&[member]).map_err(|partial| partial.to_string())?;
+    equal(&dataplane.read_backend(1).map_err(text)?, &backend(1), "the backend")?;
     let entry = (frontend(1), frontend_word(last_service, frontend(1).tag(), 0));
     dataplane.insert_frontends(&[entry]).map_err(|partial| partial.to_string())?;
     dataplane.upsert_node(1, &node).map_err(text)?;
@@ -73,6 +81,8 @@ fn what_was_written_is_adopted(dataplane: &mut dyn Dataplane, _: &Device) -> Res
     let wanted = Adopted {
         frontends: vec![entry],
         rows: vec![(last_service, row_word(base, 20))],
+        affinities: vec![(last_service, 10_800)],
+        members: vec![member],
         slots: written_slots,
         backends: vec![(1, backend(1)), (last_backend, backend(2))],
         nodes: vec![(1, node)],
@@ -81,7 +91,9 @@ fn what_was_written_is_adopted(dataplane: &mut dyn Dataplane, _: &Device) -> Res
     equal(&found, &wanted, "the adopted content")?;
 
     dataplane.remove_frontends(&[frontend(1)]).map_err(|partial| partial.to_string())?;
+    dataplane.remove_members(&[member.0]).map_err(|partial| partial.to_string())?;
     dataplane.set_row(last_service, 0).map_err(text)?;
+    dataplane.set_affinity(last_service, 0).map_err(text)?;
     dataplane.write_slots(base, &[0; 20]).map_err(text)?;
     dataplane.set_backend(1, &Backend::default()).map_err(text)?;
     dataplane.set_backend(last_backend, &Backend::default()).map_err(text)?;
@@ -95,12 +107,15 @@ fn writing_twice_is_writing_once(dataplane: &mut dyn Dataplane, _: &Device) -> R
     for node in [1, 2] {
         let entries = [(frontend(1), u64::from(node)), (frontend(2), 7)];
         dataplane.insert_frontends(&entries).map_err(|partial| partial.to_string())?;
+        dataplane.insert_members(&[(member(1), u64::from(node))]).map_err(|partial| partial.to_string())?;
         dataplane.upsert_route(route(1), Route { node, ..Route::default() }).map_err(text)?;
     }
     let mut found = dataplane.adopt().map_err(text)?;
     found.frontends.sort_by_key(|(key, _)| key.port);
     equal(&found.frontends, &vec![(frontend(1), 2), (frontend(2), 7)], "the frontends")?;
     equal(&found.routes.iter().map(|(_, route)| route.node).collect(), &vec![2], "the routes")?;
+    equal(&found.members, &vec![(member(1), 2)], "the members")?;
+    dataplane.remove_members(&[member(1)]).map_err(|partial| partial.to_string())?;
     dataplane.remove_route(&route(1)).map_err(text)?;
     dataplane.remove_frontends(&[frontend(1), frontend(2)]).map_err(|partial| partial.to_string())
 }
@@ -114,6 +129,13 @@ fn removing_what_is_absent_is_no_error(dataplane: &mut dyn Dataplane, _: &Device
     dataplane.remove_frontends(&keys).map_err(|partial| partial.to_string())?;
     dataplane.remove_frontends(&[]).map_err(|partial| partial.to_string())?;
     dataplane.insert_frontends(&[]).map_err(|partial| partial.to_string())?;
+    dataplane.insert_members(&[(member(2), 1)]).map_err(|partial| partial.to_string())?;
+    dataplane.remove_members(&[member(1), member(2), member(3)]).map_err(|partial| partial.to_string())?;
+    let flow = Tuple { source: v4(1), destination: v4(2), ..NO_FLOW };
+    dataplane.remove_flows(&[flow]).map_err(|partial| partial.to_string())?;
+    check(dataplane.flow(&flow).map_err(text)?.is_none(), "an absent flow was read")?;
+    let client = AffinityKey { client: v4(1), service: 1 };
+    dataplane.remove_affinities(&[client]).map_err(|partial| partial.to_string())?;
     dataplane.remove_node(1).map_err(text)?;
     dataplane.remove_route(&route(1)).map_err(text)?;
     check(!dataplane.remove_endpoint(&v4(9)).map_err(text)?, "an absent endpoint was removed")?;
@@ -128,6 +150,8 @@ fn ids_out_of_range_are_refused(dataplane: &mut dyn Dataplane, _: &Device) -> Re
         ("backend", dataplane.set_backend(capacities.backends, &Backend::default())),
         ("service 0", dataplane.set_row(0, 1)),
         ("service", dataplane.set_row(capacities.services, 1)),
+        ("affinity 0", dataplane.set_affinity(0, 1)),
+        ("affinity", dataplane.set_affinity(capacities.services, 1)),
         ("slots", dataplane.write_slots(capacities.slots - 1, &[1, 1])),
         ("slots far out", dataplane.write_slots(u32::MAX, &[1, 1])),
         ("node 0", dataplane.upsert_node(0, &Node::default())),
@@ -154,6 +178,19 @@ fn a_full_frontend_map_says_so_and_keeps_what_fitted(d: &mut dyn Dataplane, _: &
     check(found.frontends.contains(&(frontend(0), 77)), "the replaced frontend is not there")?;
     let keys: Vec<_> = entries.iter().map(|(key, _)| *key).collect();
     d.remove_frontends(&keys).map_err(|partial| partial.to_string())
+}
+
+fn a_full_member_map_says_so_and_keeps_what_fitted(d: &mut dyn Dataplane, _: &Device) -> Result<(), String> {
+    let capacity = d.capacities().members;
+    let entries: Vec<_> = (0..capacity + 3).map(|n| (member(n), u64::from(n))).collect();
+    let (first, rest) = entries.split_at(capacity as usize - 2);
+    d.insert_members(first).map_err(|partial| partial.to_string())?;
+    let Err(partial) = d.insert_members(rest) else { return Err("too many members were taken".into()) };
+    equal(&partial.done, &2, "the members that fitted")?;
+    check(is_full(&partial.error, capacity), &format!("a full map gave {}", partial.error))?;
+    equal(&d.adopt().map_err(|e| e.to_string())?.members.len(), &(capacity as usize), "the number of members")?;
+    let keys: Vec<_> = entries.iter().map(|(key, _)| *key).collect();
+    d.remove_members(&keys).map_err(|partial| partial.to_string())
 }
 
 fn a_full_endpoint_map_says_so(d: &mut dyn Dataplane, _: &Device) -> Result<(), String> {
@@ -252,6 +289,20 @@ fn v4(n: u32) -> Address {
 fn frontend(n: u32) -> FrontendKey {
     FrontendKey::new(v4(n >> 8), [1, n as u8], protocol::TCP, scope::CLUSTER)
 }
+
+fn member(n: u32) -> MemberKey {
+    MemberKey { service: 1, backend: n }
+}
+
+const NO_FLOW: Tuple = Tuple {
+    source: [0; 16],
+    destination: [0; 16],
+    source_port: [0; 2],
+    destination_port: [0; 2],
+    protocol: protocol::TCP,
+    direction: direction::WIRE,
+    zone: 0,
+};
 
 fn route(n: u32) -> RouteKey {
     RouteKey { prefix: v4(n << 8), zone: 0 }

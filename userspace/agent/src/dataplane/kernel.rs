@@ -17,10 +17,12 @@ use aya::maps::{MapData, PerCpuArray};
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
+use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
-use diolkos_abi::service::{Backend, FrontendKey, SLOTS_PER_LINE, Service, SlotLine};
+use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey, SLOTS_PER_LINE, Service, SlotLine};
 
-use super::{Adopted, Capacities, Dataplane, Error, Operation, Partial, Result, checks, map};
+use super::{Adopted, Capacities, Dataplane, Error, Operation, PAGE, Page, Partial, Place, Result, checks, map};
+use crate::clock::Clock;
 use links::Links;
 use object::Programs;
 use syscall::Mapped;
@@ -45,7 +47,11 @@ pub struct KernelOptions {
 pub struct Kernel {
     programs: Programs,
     links: Links,
+    clock: Clock,
     frontend: OwnedFd,
+    member: OwnedFd,
+    affinity: OwnedFd,
+    conntrack: OwnedFd,
     endpoint: OwnedFd,
     node: OwnedFd,
     route: OwnedFd,
@@ -80,7 +86,11 @@ impl Kernel {
             service: mapped(map::SERVICE, maps.fd(map::SERVICE)?.as_fd(), capacities.services, size_of::<Service>())?,
             slot: mapped(map::SLOT, maps.fd(map::SLOT)?.as_fd(), lines, size_of::<SlotLine>())?,
             backend: mapped(map::BACKEND, maps.fd(map::BACKEND)?.as_fd(), capacities.backends, size_of::<Backend>())?,
+            clock: Clock::calibrate(),
             frontend: maps.fd(map::FRONTEND)?,
+            member: maps.fd(map::MEMBER)?,
+            affinity: maps.fd(map::AFFINITY)?,
+            conntrack: maps.fd(map::CONNTRACK)?,
             endpoint: maps.fd(map::ENDPOINT)?,
             node: maps.fd(map::NODE)?,
             route: maps.fd(map::ROUTE)?,
@@ -98,6 +108,7 @@ impl Kernel {
         let capacities = self.capacities();
         let capacity = match map {
             map::FRONTEND => capacities.frontends,
+            map::MEMBER => capacities.members,
             map::ENDPOINT => capacities.endpoints,
             map::ROUTE => capacities.routes,
             map::NETNS => capacities.netnses,
@@ -117,7 +128,44 @@ impl Kernel {
         self.element(map, Operation::Remove, named, result).map(|()| was_there)
     }
 
-    fn read_backend(&self, id: usize) -> Backend {
+    /// Inserts elements by one system call.
+    fn insert_all<K: aya::Pod, V: aya::Pod>(
+        &self,
+        map: &'static str,
+        fd: &OwnedFd,
+        entries: &[(K, V)],
+        named: fn(&K) -> String,
+    ) -> std::result::Result<(), Partial> {
+        let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
+        let Err((done, source)) = syscall::update_batch(fd.as_fd(), &keys, &values) else { return Ok(()) };
+        let key = keys.get(done).map(named).unwrap_or_default();
+        self.element(map, Operation::Insert, key, Err(source)).map_err(|error| Partial { done, error })
+    }
+
+    /// Removes elements by one system call, and one more for each that is absent.
+    fn remove_all<K: aya::Pod>(
+        &self,
+        map: &'static str,
+        fd: &OwnedFd,
+        keys: &[K],
+        named: fn(&K) -> String,
+    ) -> std::result::Result<(), Partial> {
+        let mut done = 0;
+        while let Err((removed, source)) = syscall::delete_batch(fd.as_fd(), &keys[done..]) {
+            done = (done + removed).min(keys.len());
+            let key = keys.get(done).map(named).unwrap_or_default();
+            let absent = self.element(map, Operation::Remove, key, Err(source));
+            absent.map_err(|error| Partial { done, error })?;
+            // An absent key stops the batch; it goes on after it.
+            done += 1;
+            if done >= keys.len() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn backend(&self, id: usize) -> Backend {
         let words: [[u8; 8]; BACKEND_WORDS] =
             std::array::from_fn(|word| self.backend.load64(id * BACKEND_WORDS + word).to_ne_bytes());
         let [first, second, third, fourth] = words;
@@ -137,6 +185,11 @@ impl Kernel {
             pad,
         }
     }
+}
+
+/// The 4-byte word of a service's [`Service::affinity`] in the mapped array.
+fn affinity_word(service: u32) -> usize {
+    (service as usize * size_of::<Service>() + std::mem::offset_of!(Service, affinity)) / 4
 }
 
 /// A backend as it stands in memory.
@@ -163,14 +216,18 @@ impl Dataplane for Kernel {
         let capacities = self.capacities();
         let rows = 0..capacities.services as usize;
         let rows = rows.map(|id| (id as u32, self.service.load64(id * SERVICE_WORDS))).filter(|(_, row)| *row != 0);
+        let affinities = (0..capacities.services).map(|id| (id, self.service.load32(affinity_word(id))));
+        let affinities = affinities.filter(|(_, ticks)| *ticks != 0);
         let used = (0..capacities.slots as usize).rev().find(|slot| self.slot.load32(*slot) != 0);
-        let backends = (0..capacities.backends).map(|id| (id, self.read_backend(id as usize)));
+        let backends = (0..capacities.backends).map(|id| (id, self.backend(id as usize)));
         let nodes = dump::<u32, Node>(map::NODE, &self.node)?;
         let mut nodes: Vec<_> = nodes.into_iter().filter(|(_, node)| *node != Node::default()).collect();
         nodes.sort_unstable_by_key(|(id, _)| *id);
         Ok(Adopted {
             frontends: dump(map::FRONTEND, &self.frontend)?,
             rows: rows.collect(),
+            affinities: affinities.collect(),
+            members: dump(map::MEMBER, &self.member)?,
             slots: (0..used.map_or(0, |last| last + 1)).map(|slot| self.slot.load32(slot)).collect(),
             backends: backends.filter(|(_, backend)| *backend != Backend::default()).collect(),
             nodes,
@@ -204,27 +261,26 @@ impl Dataplane for Kernel {
         Ok(())
     }
 
+    fn set_affinity(&mut self, service: u32, ticks: u32) -> Result<()> {
+        checks::id(map::SERVICE, Operation::Write, service, self.capacities().services)?;
+        self.service.store32(affinity_word(service), ticks);
+        Ok(())
+    }
+
+    fn insert_members(&mut self, entries: &[(MemberKey, u64)]) -> std::result::Result<(), Partial> {
+        self.insert_all(map::MEMBER, &self.member, entries, checks::member)
+    }
+
+    fn remove_members(&mut self, keys: &[MemberKey]) -> std::result::Result<(), Partial> {
+        self.remove_all(map::MEMBER, &self.member, keys, checks::member)
+    }
+
     fn insert_frontends(&mut self, entries: &[(FrontendKey, u64)]) -> std::result::Result<(), Partial> {
-        let (keys, words): (Vec<FrontendKey>, Vec<u64>) = entries.iter().copied().unzip();
-        let Err((done, source)) = syscall::update_batch(self.frontend.as_fd(), &keys, &words) else { return Ok(()) };
-        let key = keys.get(done).map(checks::frontend).unwrap_or_default();
-        self.element(map::FRONTEND, Operation::Insert, key, Err(source)).map_err(|error| Partial { done, error })
+        self.insert_all(map::FRONTEND, &self.frontend, entries, checks::frontend)
     }
 
     fn remove_frontends(&mut self, keys: &[FrontendKey]) -> std::result::Result<(), Partial> {
-        let mut done = 0;
-        while let Err((removed, source)) = syscall::delete_batch(self.frontend.as_fd(), &keys[done..]) {
-            done = (done + removed).min(keys.len());
-            let key = keys.get(done).map(checks::frontend).unwrap_or_default();
-            let absent = self.element(map::FRONTEND, Operation::Remove, key, Err(source));
-            absent.map_err(|error| Partial { done, error })?;
-            // An absent key stops the batch; it goes on after it.
-            done += 1;
-            if done >= keys.len() {
-                break;
-            }
-        }
-        Ok(())
+        self.remove_all(map::FRONTEND, &self.frontend, keys, checks::frontend)
     }
 
     fn upsert_node(&mut self, id: u32, node: &Node) -> Result<()> {
@@ -274,6 +330,58 @@ impl Dataplane for Kernel {
         dump(map::NETNS, &self.netns)
     }
 
+    fn now(&self) -> Result<u32> {
+        Ok(self.clock.now())
+    }
+
+    fn read_backend(&self, id: u32) -> Result<Backend> {
+        Ok(if id < self.capacities().backends { self.backend(id as usize) } else { Backend::default() })
+    }
+
+    fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>> {
+        page(map::CONNTRACK, &self.conntrack, from)
+    }
+
+    fn flow(&self, key: &Tuple) -> Result<Option<Flow>> {
+        let failed =
+            |source| Error::Map { map: map::CONNTRACK, operation: Operation::Read, key: checks::tuple(key), source };
+        syscall::lookup(self.conntrack.as_fd(), key).map_err(failed)
+    }
+
+    fn remove_flows(&mut self, keys: &[Tuple]) -> std::result::Result<(), Partial> {
+        self.remove_all(map::CONNTRACK, &self.conntrack, keys, checks::tuple)
+    }
+
+    fn affinities(&self, from: Option<Place>) -> Result<Page<AffinityKey, Affinity>> {
+        page(map::AFFINITY, &self.affinity, from)
+    }
+
+    fn remove_affinities(&mut self, keys: &[AffinityKey]) -> std::result::Result<(), Partial> {
+        self.remove_all(map::AFFINITY, &self.affinity, keys, checks::client)
+    }
+
+    fn put_in_place(&mut self) -> Result<()> {
+        self.links.put_in_place(&self.programs)
+    }
+
+    fn attach_netdev(&mut self, ifname: &str, ifindex: u32) -> Result<()> {
+        checks::ifname(ifname)?;
+        let (from, to) = (self.programs.netdev_ingress()?, self.programs.netdev_egress()?);
+        // The way in first: no packet leaves under the node's address before its replies find back.
+        self.links.device(&links::ingress_pin(ifname), "from_netdev", from, BPF_TCX_INGRESS, ifindex)?;
+        self.links.device(&links::egress_pin(ifname), "to_netdev", to, BPF_TCX_EGRESS, ifindex)
+    }
+
+    fn detach_netdev(&mut self, ifname: &str) -> Result<()> {
+        checks::ifname(ifname)?;
+        self.links.remove(&links::egress_pin(ifname))?;
+        self.links.remove(&links::ingress_pin(ifname))
+    }
+
+    fn attached_netdevs(&self) -> Result<Vec<String>> {
+        self.links.netdevs()
+    }
+
     fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()> {
         checks::ifname(host_ifname)?;
         let (from, to) = (self.programs.from_container.as_fd(), self.programs.to_container.as_fd());
@@ -306,4 +414,10 @@ impl Dataplane for Kernel {
 fn dump<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd) -> Result<Vec<(K, V)>> {
     let failed = |source| Error::Map { map, operation: Operation::Read, key: "all".into(), source };
     syscall::dump(fd.as_fd()).map_err(failed)
+}
+
+fn page<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd, from: Option<Place>) -> Result<Page<K, V>> {
+    let failed = |source| Error::Map { map, operation: Operation::Read, key: "some".into(), source };
+    let (entries, next) = syscall::page(fd.as_fd(), from.map(|place| place.0), PAGE).map_err(failed)?;
+    Ok(Page { entries, next: next.map(Place) })
 }

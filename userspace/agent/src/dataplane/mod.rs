@@ -13,8 +13,9 @@ pub mod model;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diolkos_abi::address::Address;
+use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey};
-use diolkos_abi::service::{Backend, FrontendKey};
+use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
 pub use error::{Error, Operation, Result};
 
@@ -65,6 +66,17 @@ pub trait Dataplane: Send {
     /// at once. Slots and backends written before are seen by whoever sees the row.
     fn set_row(&mut self, service: u32, row: u64) -> Result<()>;
 
+    /// Says how long after its last connection a client keeps its backend of a service, in the unit of
+    /// [`diolkos_abi::conntrack::Flow::seen`]; 0 for no affinity.
+    fn set_affinity(&mut self, service: u32, ticks: u32) -> Result<()>;
+
+    /// Inserts or replaces backends of services with affinity ([`diolkos_abi::service::member_word`]) in order, with
+    /// the same promise as [`Dataplane::insert_frontends`].
+    fn insert_members(&mut self, entries: &[(MemberKey, u64)]) -> std::result::Result<(), Partial>;
+
+    /// Removes such backends in order, with the same promise.
+    fn remove_members(&mut self, keys: &[MemberKey]) -> std::result::Result<(), Partial>;
+
     /// Inserts or replaces frontends ([`diolkos_abi::service::frontend_word`]) in order. After an error the entries
     /// before the failed one are in place: [`Partial::done`] of them.
     fn insert_frontends(&mut self, entries: &[(FrontendKey, u64)]) -> std::result::Result<(), Partial>;
@@ -96,6 +108,37 @@ pub trait Dataplane: Send {
     /// All known network namespaces.
     fn netnses(&self) -> Result<Vec<(u64, Netns)>>;
 
+    /// The present time in the unit of [`diolkos_abi::conntrack::Flow::seen`].
+    fn now(&self) -> Result<u32>;
+
+    /// A backend as it stands in the map; all zeros when the id is free or outside.
+    fn read_backend(&self, id: u32) -> Result<Backend>;
+
+    /// Some of the translated connections: from the beginning, or from where [`Page::next`] of an earlier call points.
+    /// What is inserted meanwhile may be missing; what stays is met once.
+    fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>>;
+    /// One direction of a connection.
+    fn flow(&self, key: &Tuple) -> Result<Option<Flow>>;
+    /// Forgets connections, in order and with the same promise as [`Dataplane::insert_frontends`].
+    fn remove_flows(&mut self, keys: &[Tuple]) -> std::result::Result<(), Partial>;
+
+    /// Some of the clients that keep a backend, as [`Dataplane::flows`].
+    fn affinities(&self, from: Option<Place>) -> Result<Page<AffinityKey, Affinity>>;
+    /// Forgets clients, as [`Dataplane::remove_flows`].
+    fn remove_affinities(&mut self, keys: &[AffinityKey]) -> std::result::Result<(), Partial>;
+
+    /// Lets the programs take over from those of an earlier agent, or from none. To be called once the maps say what
+    /// they should; until then what ran before goes on.
+    fn put_in_place(&mut self) -> Result<()>;
+
+    /// Attaches `from_netdev` (ingress) and `to_netdev` (egress) to a device that holds an address of the node, with
+    /// the promises of [`Dataplane::attach_pod`].
+    fn attach_netdev(&mut self, ifname: &str, ifindex: u32) -> Result<()>;
+    /// Removes both links of such a device. It may be gone already.
+    fn detach_netdev(&mut self, ifname: &str) -> Result<()>;
+    /// The names of all devices with links of [`Dataplane::attach_netdev`], sorted.
+    fn attached_netdevs(&self) -> Result<Vec<String>>;
+
     /// Attaches `from_container` (ingress) and `to_container` (egress) to the host's end of a pod's veth. Attaching
     /// again replaces the programs without a gap; another device of the same name gets fresh links.
     fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()>;
@@ -108,6 +151,21 @@ pub trait Dataplane: Send {
     fn counters(&self) -> Result<Vec<u64>>;
 }
 
+/// Where a [`Page`] begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+/// A part of a table that changes all the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<K, V> {
+    pub entries: Vec<(K, V)>,
+    /// Where the next part begins; nothing after the last.
+    pub next: Option<Place>,
+}
+
+/// Entries of a page, about: reading one takes well below a millisecond.
+const PAGE: u32 = 1024;
+
 /// The sizes of the maps, in entries ([`Capacities::slots`] in slots).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -115,6 +173,7 @@ pub struct Capacities {
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
+    pub members: u32,
     pub nodes: u32,
     pub routes: u32,
     pub endpoints: u32,
@@ -128,6 +187,7 @@ impl Capacities {
         services: diolkos_abi::service::SERVICES,
         slots: diolkos_abi::service::SLOTS,
         backends: diolkos_abi::service::BACKENDS,
+        members: diolkos_abi::service::MEMBERS,
         nodes: diolkos_abi::pod::NODES,
         routes: diolkos_abi::pod::ROUTES,
         endpoints: diolkos_abi::pod::ENDPOINTS,
@@ -142,6 +202,10 @@ pub struct Adopted {
     pub frontends: Vec<(FrontendKey, u64)>,
     /// Service id and [`diolkos_abi::service::row_word`].
     pub rows: Vec<(u32, u64)>,
+    /// Service id and how long its clients keep their backend.
+    pub affinities: Vec<(u32, u32)>,
+    /// Key and [`diolkos_abi::service::member_word`].
+    pub members: Vec<(MemberKey, u64)>,
     /// The slots from 0 to the last one in use.
     pub slots: Vec<u32>,
     /// Backend id and backend.

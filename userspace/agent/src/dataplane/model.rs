@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use diolkos_abi::address::Address;
+use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, cookie_tag};
-use diolkos_abi::service::{Backend, FrontendKey};
+use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
-use super::{Adopted, Capacities, Dataplane, Error, Operation, Partial, Result, checks, map};
+use super::{Adopted, Capacities, Dataplane, Error, Operation, Page, Partial, Place, Result, checks, map};
 
 /// The model. Cloning it is a snapshot.
 #[derive(Clone, Debug)]
@@ -16,6 +17,12 @@ pub struct Model {
     capacities: Capacities,
     frontends: HashMap<FrontendKey, u64>,
     rows: BTreeMap<u32, u64>,
+    lifetimes: BTreeMap<u32, u32>,
+    members: HashMap<MemberKey, u64>,
+    flows: HashMap<Tuple, Flow>,
+    affinities: HashMap<AffinityKey, Affinity>,
+    /// What [`Dataplane::now`] says.
+    now: u32,
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<u32, Backend>,
     nodes: BTreeMap<u32, Node>,
@@ -24,6 +31,8 @@ pub struct Model {
     netnses: BTreeMap<u64, Netns>,
     /// Interface name to interface index.
     pods: BTreeMap<String, u32>,
+    netdevs: BTreeMap<String, u32>,
+    in_place: bool,
     /// Network devices that exist; nothing when all do.
     devices: Option<BTreeSet<(String, u32)>>,
 }
@@ -35,6 +44,11 @@ impl Model {
             capacities,
             frontends: HashMap::new(),
             rows: BTreeMap::new(),
+            lifetimes: BTreeMap::new(),
+            members: HashMap::new(),
+            flows: HashMap::new(),
+            affinities: HashMap::new(),
+            now: 0,
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -42,6 +56,8 @@ impl Model {
             endpoints: BTreeMap::new(),
             netnses: BTreeMap::new(),
             pods: BTreeMap::new(),
+            netdevs: BTreeMap::new(),
+            in_place: false,
             devices: None,
         }
     }
@@ -57,6 +73,16 @@ impl Model {
         self.frontends.get(key).copied()
     }
 
+    fn device(&self, program: &'static str, ifname: &str, ifindex: u32) -> Result<()> {
+        checks::ifname(ifname)?;
+        let exists = self.devices.as_ref().is_none_or(|all| all.contains(&(ifname.to_owned(), ifindex)));
+        if exists {
+            return Ok(());
+        }
+        let source = io::Error::from_raw_os_error(libc::ENODEV).into();
+        Err(Error::Attach { program, target: ifname.to_owned(), source })
+    }
+
     /// The row of a service; zero when it has none.
     pub fn row(&self, service: u32) -> u64 {
         self.rows.get(&service).copied().unwrap_or_default()
@@ -65,6 +91,26 @@ impl Model {
     /// The backend id in a slot.
     pub fn slot(&self, slot: u32) -> u32 {
         self.slots.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// Sets the time, in the unit of [`Flow::seen`].
+    pub fn set_now(&mut self, now: u32) {
+        self.now = now;
+    }
+
+    /// What the programs do with a packet of a new connection.
+    pub fn insert_flow(&mut self, key: Tuple, flow: Flow) {
+        self.flows.insert(key, flow);
+    }
+
+    /// What the programs do with a client of a service with affinity.
+    pub fn insert_affinity(&mut self, key: AffinityKey, affinity: Affinity) {
+        self.affinities.insert(key, affinity);
+    }
+
+    /// Whether [`Dataplane::put_in_place`] was called.
+    pub fn is_in_place(&self) -> bool {
+        self.in_place
     }
 
     /// A backend; all zeros when the id is free.
@@ -83,6 +129,8 @@ impl Dataplane for Model {
         Ok(Adopted {
             frontends: self.frontends.iter().map(|(key, word)| (*key, *word)).collect(),
             rows: self.rows.iter().map(|(id, row)| (*id, *row)).filter(|(_, row)| *row != 0).collect(),
+            affinities: pairs(&self.lifetimes).into_iter().filter(|(_, ticks)| *ticks != 0).collect(),
+            members: self.members.iter().map(|(key, word)| (*key, *word)).collect(),
             slots: (0..last).map(|slot| self.slot(slot)).collect(),
             backends: pairs(&self.backends).into_iter().filter(|(_, b)| *b != Backend::default()).collect(),
             nodes: pairs(&self.nodes),
@@ -105,6 +153,29 @@ impl Dataplane for Model {
     fn set_row(&mut self, service: u32, row: u64) -> Result<()> {
         checks::id(map::SERVICE, Operation::Write, service, self.capacities.services)?;
         self.rows.insert(service, row);
+        Ok(())
+    }
+
+    fn set_affinity(&mut self, service: u32, ticks: u32) -> Result<()> {
+        checks::id(map::SERVICE, Operation::Write, service, self.capacities.services)?;
+        self.lifetimes.insert(service, ticks);
+        Ok(())
+    }
+
+    fn insert_members(&mut self, entries: &[(MemberKey, u64)]) -> std::result::Result<(), Partial> {
+        for (done, (key, word)) in entries.iter().enumerate() {
+            let is_new = !self.members.contains_key(key);
+            room(map::MEMBER, self.members.len(), is_new, self.capacities.members, || checks::member(key))
+                .map_err(|error| Partial { done, error })?;
+            self.members.insert(*key, *word);
+        }
+        Ok(())
+    }
+
+    fn remove_members(&mut self, keys: &[MemberKey]) -> std::result::Result<(), Partial> {
+        for key in keys {
+            self.members.remove(key);
+        }
         Ok(())
     }
 
@@ -179,13 +250,63 @@ impl Dataplane for Model {
         Ok(pairs(&self.netnses))
     }
 
-    fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()> {
-        checks::ifname(host_ifname)?;
-        let exists = self.devices.as_ref().is_none_or(|all| all.contains(&(host_ifname.to_owned(), ifindex)));
-        if !exists {
-            let source = io::Error::from_raw_os_error(libc::ENODEV).into();
-            return Err(Error::Attach { program: "from_container", target: host_ifname.to_owned(), source });
+    fn now(&self) -> Result<u32> {
+        Ok(self.now)
+    }
+
+    fn read_backend(&self, id: u32) -> Result<Backend> {
+        Ok(self.backend(id))
+    }
+
+    fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>> {
+        Ok(page(&self.flows, Tuple::hash, from))
+    }
+
+    fn flow(&self, key: &Tuple) -> Result<Option<Flow>> {
+        Ok(self.flows.get(key).copied())
+    }
+
+    fn remove_flows(&mut self, keys: &[Tuple]) -> std::result::Result<(), Partial> {
+        for key in keys {
+            self.flows.remove(key);
         }
+        Ok(())
+    }
+
+    fn affinities(&self, from: Option<Place>) -> Result<Page<AffinityKey, Affinity>> {
+        Ok(page(&self.affinities, AffinityKey::tag, from))
+    }
+
+    fn remove_affinities(&mut self, keys: &[AffinityKey]) -> std::result::Result<(), Partial> {
+        for key in keys {
+            self.affinities.remove(key);
+        }
+        Ok(())
+    }
+
+    fn put_in_place(&mut self) -> Result<()> {
+        self.in_place = true;
+        Ok(())
+    }
+
+    fn attach_netdev(&mut self, ifname: &str, ifindex: u32) -> Result<()> {
+        self.device("from_netdev", ifname, ifindex)?;
+        self.netdevs.insert(ifname.to_owned(), ifindex);
+        Ok(())
+    }
+
+    fn detach_netdev(&mut self, ifname: &str) -> Result<()> {
+        checks::ifname(ifname)?;
+        self.netdevs.remove(ifname);
+        Ok(())
+    }
+
+    fn attached_netdevs(&self) -> Result<Vec<String>> {
+        Ok(self.netdevs.keys().cloned().collect())
+    }
+
+    fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()> {
+        self.device("from_container", host_ifname, ifindex)?;
         self.pods.insert(host_ifname.to_owned(), ifindex);
         Ok(())
     }
@@ -209,6 +330,16 @@ fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
     map.iter().map(|(key, value)| (*key, *value)).collect()
 }
 
+/// Buckets of the model's big tables: a page is one of them.
+const BUCKETS: u32 = 4;
+
+fn page<K: Copy, V: Copy>(table: &HashMap<K, V>, hash: fn(&K) -> u32, from: Option<Place>) -> Page<K, V> {
+    let bucket = from.map_or(0, |place| place.0);
+    let entries = table.iter().filter(|(key, _)| hash(key) % BUCKETS == bucket);
+    let next = (bucket + 1 < BUCKETS).then_some(Place(bucket + 1));
+    Page { entries: entries.map(|(key, value)| (*key, *value)).collect(), next }
+}
+
 fn room(map: &'static str, len: usize, is_new: bool, capacity: u32, key: impl Fn() -> String) -> Result<()> {
     if is_new && len >= capacity as usize {
         return Err(checks::full(map, key(), capacity));
@@ -226,6 +357,7 @@ mod tests {
         services: 16,
         slots: 128,
         backends: 32,
+        members: 16,
         nodes: 8,
         routes: 8,
         endpoints: 8,

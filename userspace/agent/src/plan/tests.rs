@@ -24,6 +24,7 @@ const SMALL: Capacities = Capacities {
     services: 16,
     slots: 256,
     backends: 128,
+    members: 64,
     nodes: 8,
     routes: 8,
     endpoints: 8,

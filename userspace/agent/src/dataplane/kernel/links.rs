@@ -16,6 +16,8 @@ use crate::dataplane::{Error, Result};
 
 const FROM: &str = "_from";
 const TO: &str = "_to";
+const INGRESS: &str = "_ingress";
+const EGRESS: &str = "_egress";
 /// A link on its way to its name.
 const FRESH: &str = "~";
 
@@ -27,6 +29,16 @@ pub(super) fn from_pin(host_ifname: &str) -> String {
 /// The pin of `to_container` on a pod's host device.
 pub(super) fn to_pin(host_ifname: &str) -> String {
     format!("{host_ifname}{TO}")
+}
+
+/// The pin of `from_netdev` on a device that holds an address of the node.
+pub(super) fn ingress_pin(ifname: &str) -> String {
+    format!("{ifname}{INGRESS}")
+}
+
+/// The pin of `to_netdev` on such a device.
+pub(super) fn egress_pin(ifname: &str) -> String {
+    format!("{ifname}{EGRESS}")
 }
 
 /// The pinned links of a node.
@@ -51,9 +63,13 @@ impl Links {
             if name.ends_with(FRESH) {
                 self.remove(&name)?;
             } else if name.ends_with(TO) {
-                self.replace_pod(&name, "to_container", programs.to_container.as_fd())?;
+                self.replace(&name, "to_container", programs.to_container.as_fd())?;
             } else if name.ends_with(FROM) {
-                self.replace_pod(&name, "from_container", programs.from_container.as_fd())?;
+                self.replace(&name, "from_container", programs.from_container.as_fd())?;
+            } else if name.ends_with(EGRESS) {
+                self.replace(&name, "to_netdev", programs.netdev_egress()?)?;
+            } else if name.ends_with(INGRESS) {
+                self.replace(&name, "from_netdev", programs.netdev_ingress()?)?;
             }
         }
         if self.overlay != 0 {
@@ -92,12 +108,21 @@ impl Links {
 
     /// The names of the pods' host devices that have a link, sorted.
     pub(super) fn pods(&self) -> Result<Vec<String>> {
+        self.devices([FROM, TO])
+    }
+
+    /// The names of the devices with a node address that have a link, sorted.
+    pub(super) fn netdevs(&self) -> Result<Vec<String>> {
+        self.devices([INGRESS, EGRESS])
+    }
+
+    fn devices(&self, suffixes: [&str; 2]) -> Result<Vec<String>> {
         let names = self.names()?;
-        let pods = names.iter().filter_map(|name| name.strip_suffix(FROM).or_else(|| name.strip_suffix(TO)));
-        let mut pods: Vec<String> = pods.map(str::to_owned).collect();
-        pods.sort_unstable();
-        pods.dedup();
-        Ok(pods)
+        let devices = names.iter().filter_map(|name| suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)));
+        let mut devices: Vec<String> = devices.map(str::to_owned).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(devices)
     }
 
     fn cgroup(&self, program: &'static str, fd: BorrowedFd<'_>, attach: bpf_attach_type) -> Result<()> {
@@ -132,8 +157,8 @@ impl Links {
         fs::rename(&fresh, &path)
     }
 
-    /// A pod's link goes with its device: then the pin is all that is left of it.
-    fn replace_pod(&self, pin: &str, program: &'static str, fd: BorrowedFd<'_>) -> Result<()> {
+    /// A device's link goes with it: then the pin is all that is left of it.
+    fn replace(&self, pin: &str, program: &'static str, fd: BorrowedFd<'_>) -> Result<()> {
         let run = || {
             let Some(link) = open(&self.directory.join(pin))? else { return Ok(true) };
             if syscall::link_target(link.as_fd(), true)? == LinkTarget::Device(0) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{Map, MapData, PerCpuArray};
@@ -22,6 +22,9 @@ pub(super) struct Programs {
     pub(super) to_container: OwnedFd,
     pub(super) from_overlay: OwnedFd,
     pub(super) to_overlay: OwnedFd,
+    /// Nothing in an object built before there was masquerade.
+    from_netdev: Option<OwnedFd>,
+    to_netdev: Option<OwnedFd>,
     pub(super) connect4: OwnedFd,
     pub(super) getpeername4: OwnedFd,
 }
@@ -46,10 +49,22 @@ pub(super) fn load(pins: &Path, config: &Config) -> Result<(Programs, Maps)> {
         to_container: classifier(&mut object, "to_container")?,
         from_overlay: classifier(&mut object, "from_overlay")?,
         to_overlay: classifier(&mut object, "to_overlay")?,
+        from_netdev: optional_classifier(&mut object, "from_netdev")?,
+        to_netdev: optional_classifier(&mut object, "to_netdev")?,
         connect4: socket_hook(&mut object, "connect4")?,
         getpeername4: socket_hook(&mut object, "getpeername4")?,
     };
     Ok((programs, Maps(object)))
+}
+
+impl Programs {
+    pub(super) fn netdev_ingress(&self) -> Result<BorrowedFd<'_>> {
+        self.from_netdev.as_ref().map(AsFd::as_fd).ok_or_else(|| missing_program("from_netdev"))
+    }
+
+    pub(super) fn netdev_egress(&self) -> Result<BorrowedFd<'_>> {
+        self.to_netdev.as_ref().map(AsFd::as_fd).ok_or_else(|| missing_program("to_netdev"))
+    }
 }
 
 impl Maps {
@@ -124,6 +139,10 @@ fn compare(pins: &Path) -> Result<()> {
     Ok(())
 }
 
+fn optional_classifier(object: &mut Ebpf, name: &'static str) -> Result<Option<OwnedFd>> {
+    object.program(name).is_some().then(|| classifier(object, name)).transpose()
+}
+
 fn classifier(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd> {
     let program: &mut SchedClassifier = program(object, name)?.try_into().map_err(|error| load_error(name, &error))?;
     program.load().map_err(|error| load_error(name, &error))?;
@@ -137,8 +156,11 @@ fn socket_hook(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd> {
 }
 
 fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
-    let missing = || Error::Load(format!("the eBPF object has no program {name}: build both from one tree"));
-    object.program_mut(name).ok_or_else(missing)
+    object.program_mut(name).ok_or_else(|| missing_program(name))
+}
+
+fn missing_program(name: &str) -> Error {
+    Error::Load(format!("the eBPF object has no program {name}: build both from one tree"))
 }
 
 fn duplicate(name: &str, fd: std::result::Result<&aya::programs::ProgramFd, ProgramError>) -> Result<OwnedFd> {

@@ -94,6 +94,17 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     element(bpf_cmd::BPF_MAP_DELETE_ELEM, map, key, 0)
 }
 
+/// Reads one element of a hash.
+pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    match element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr() as u64) {
+        // SAFETY: the kernel has filled the value, and every bit pattern is a value of a Pod.
+        Ok(()) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Inserts or replaces elements in order; an error comes with the number of those before it. Both slices are of one
 /// length.
 pub(super) fn update_batch<K: Pod, V: Pod>(
@@ -117,14 +128,28 @@ pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)
         return Err(io::Error::other("the map's sizes are not those of the types"));
     }
     let mut all = Vec::new();
-    let mut room = 4096.min(info.max_entries as usize).max(1);
-    let (mut cursor, mut next) = (0u32, 0u32);
-    let mut is_first = true;
+    let mut from = None;
+    loop {
+        let (entries, next) = page(map, from, 4096.min(info.max_entries))?;
+        all.extend(entries);
+        let Some(next) = next else { return Ok(all) };
+        from = Some(next);
+    }
+}
+
+/// Some elements, and the place where the others begin.
+pub(super) type Part<K, V> = (Vec<(K, V)>, Option<u32>);
+
+/// About `room` elements of a hash or array whose sizes are those of `K` and `V`, from a place an earlier call gave or
+/// from the beginning.
+pub(super) fn page<K: Pod, V: Pod>(map: BorrowedFd<'_>, from: Option<u32>, room: u32) -> io::Result<Part<K, V>> {
+    let mut room = room.max(1) as usize;
+    let mut next = 0u32;
     loop {
         let mut keys = vec![MaybeUninit::<K>::uninit(); room];
         let mut values = vec![MaybeUninit::<V>::uninit(); room];
         let mut attr = BatchAttr {
-            in_batch: if is_first { 0 } else { ptr::from_ref(&cursor) as u64 },
+            in_batch: from.as_ref().map_or(0, |from| ptr::from_ref(from) as u64),
             out_batch: ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
@@ -132,8 +157,8 @@ pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)
             map: map.as_raw_fd() as u32,
             ..BatchAttr::default()
         };
-        // SAFETY: the buffers hold `count` keys and values of the map's sizes (checked above); the cursors are four
-        // bytes, as hashes and arrays want them.
+        // SAFETY: the buffers hold `count` keys and values of the map's sizes, as the caller promises; the cursors are
+        // four bytes, as hashes and arrays want them.
         let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let ended = match result {
             Ok(_) => false,
@@ -147,14 +172,10 @@ pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)
                 _ => return Err(error),
             },
         };
-        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
-            // SAFETY: the kernel has filled the first `count` elements, and every bit pattern is a value of a Pod.
-            all.push(unsafe { (key.assume_init(), value.assume_init()) });
-        }
-        if ended {
-            return Ok(all);
-        }
-        (cursor, is_first) = (next, false);
+        let pairs = keys.iter().zip(&values).take(attr.count as usize);
+        // SAFETY: the kernel has filled the first `count` elements, and every bit pattern is a value of a Pod.
+        let entries = pairs.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) }).collect();
+        return Ok((entries, (!ended).then_some(next)));
     }
 }
 
