@@ -42,10 +42,10 @@ const LEAKED: [&str; 8] = [
 pub(crate) struct Arguments {
     /// Only the eBPF objects
     #[arg(long)]
-    ebpf: bool,
+    pub(crate) ebpf: bool,
     /// Bring what is missing without asking
     #[arg(long)]
-    yes: bool,
+    pub(crate) yes: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

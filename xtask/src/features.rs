@@ -94,7 +94,7 @@ fn run_missing(features: &[Feature], results: &mut Results, yes: bool) -> Result
     eprintln!("{} tests have no result on these sources", wanted.len());
     let suites: Vec<&Suite> = SUITES.iter().filter(|suite| wanted.iter().any(|test| suite.holds(test))).collect();
     build::everything(yes)?;
-    let binaries = Binary::build_all(&suites)?;
+    let binaries = Binary::build_all()?;
     for suite in suites {
         match run_suite(suite, &binaries, Some(&wanted)) {
             Ok(outcomes) => results.add(&outcomes),

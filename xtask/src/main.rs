@@ -10,6 +10,7 @@ mod build;
 mod demo;
 mod features;
 mod image;
+mod kernels;
 mod setup;
 mod test;
 mod tidy;
@@ -45,6 +46,8 @@ enum Command {
     Features(features::Arguments),
     /// Run benchmarks, each beside its baselines
     Bench(bench::Arguments),
+    /// Run the kernel suites on Debian's 5.10, 6.1 and 6.12 in virtual machines under emulation
+    Kernels(kernels::Arguments),
     /// Build the offline container images without Docker
     Image(image::Arguments),
     /// Format, lints, sizes, dependency direction, licences and bans
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
     };

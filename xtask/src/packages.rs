@@ -132,6 +132,17 @@ pub(crate) fn unresolved(program: &Path, libraries: &[PathBuf]) -> Vec<String> {
 /// The eBPF compiler comes with the security updates. The address is the configured mirror's with
 /// `-security` appended, which is how Debian's mirrors name it.
 pub(crate) fn security_source() -> Option<String> {
+    let (suite, uri, known) = security_suite()?;
+    (!known).then(|| format!("deb {uri} {suite} main"))
+}
+
+/// Where Debian's security updates are.
+pub(crate) fn security_mirror() -> Option<String> {
+    security_suite().map(|(_, uri, _)| uri)
+}
+
+/// The security suite of this system's release, its mirror, and whether apt knows it.
+fn security_suite() -> Option<(String, String, bool)> {
     let release = fs::read_to_string("/etc/os-release").ok()?;
     let value =
         |key: &str| release.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim_matches('"'));
@@ -142,9 +153,9 @@ pub(crate) fn security_source() -> Option<String> {
     let suite = format!("{codename}-security");
     let text = output(Command::new("apt-get").args(["indextargets", "--format", "$(RELEASE) $(REPO_URI)"])).ok()?;
     let sources: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
-    if sources.iter().any(|(release, _)| *release == suite) {
-        return None;
+    if let Some((_, uri)) = sources.iter().find(|(release, _)| *release == suite) {
+        return Some((suite, (*uri).to_owned(), true));
     }
     let (_, uri) = sources.iter().find(|(release, _)| *release == codename)?;
-    Some(format!("deb {}-security {suite} main", uri.trim_end_matches('/')))
+    Some((suite, format!("{}-security", uri.trim_end_matches('/')), false))
 }

@@ -4,11 +4,12 @@ use clap::Args;
 
 use crate::Result;
 use crate::build;
+use crate::kernels;
 use crate::results::{Outcome, Results};
 use crate::workspace::is_root;
 
 mod binary;
-mod libtest;
+pub(crate) mod libtest;
 
 pub(crate) use binary::Binary;
 
@@ -23,9 +24,10 @@ pub(crate) struct Suite {
     budget: u64,
 }
 
-pub(crate) const SUITES: [Suite; 7] = [
+pub(crate) const SUITES: [Suite; 8] = [
     Suite { name: "unit", binaries: &[], system: false, budget: 180 },
     Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 60 },
+    Suite { name: kernels::SUITE, binaries: &[kernels::SUITE], system: false, budget: 150 },
     Suite { name: "store", binaries: &["store"], system: true, budget: 60 },
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 120 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
@@ -46,7 +48,7 @@ impl Suite {
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// unit, kernel, store, netns, kubectl, cri, e2e; all when none is named
+    /// unit, kernel, kernels, store, netns, kubectl, cri, e2e; all when none is named
     #[arg(value_parser = SUITES.map(|suite| suite.name))]
     suites: Vec<String>,
     /// Bring what is missing without asking
@@ -64,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     build::everything(arguments.yes)?;
     let mut results = Results::of_this_tree()?;
-    let binaries = Binary::build_all(&chosen)?;
+    let binaries = Binary::build_all()?;
     let mut outcomes = Vec::new();
     let mut problems = Vec::new();
     for suite in chosen {
@@ -81,12 +83,15 @@ pub(crate) fn run_suite(suite: &Suite, binaries: &[Binary], only: Option<&[Strin
     if suite.system && !is_root() && crate::workspace::on_path("sudo").is_none() {
         return Err("it needs root: run it as root or with sudo".into());
     }
+    eprintln!("== {}", suite.name);
+    if suite.name == kernels::SUITE {
+        return kernels::run_suite(binaries, only);
+    }
     for name in suite.binaries {
         if !binaries.iter().any(|binary| binary.suite == suite.name && binary.name == *name) {
             return Err(format!("there is no test binary tests/tests/{name}.rs"));
         }
     }
-    eprintln!("== {}", suite.name);
     let mut outcomes = Vec::new();
     for binary in binaries.iter().filter(|binary| binary.suite == suite.name) {
         let exact = only.map(|tests| binary.own(tests));

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::Suite;
+use super::{SUITES, Suite};
 use crate::Result;
 use crate::workspace::{cargo, describe};
 
@@ -27,14 +27,14 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
-    /// Compiles the test binaries, and returns those of the suites. Always the same selection of packages
-    /// and targets: with another one cargo would build the dependencies again, with other features.
-    pub(crate) fn build_all(suites: &[&Suite]) -> Result<Vec<Self>> {
+    /// Compiles and returns the test binaries of all suites. Always the same selection of packages and
+    /// targets: with another one cargo would build the dependencies again, with other features.
+    pub(crate) fn build_all() -> Result<Vec<Self>> {
         let mut command = cargo();
         command.args(["test", "--locked", "--no-run", "--workspace", "--exclude", "diolkos-programs"]);
         command.args(["--lib", "--bins", "--tests"]);
         let found = build(&mut command)?;
-        Ok(found.iter().filter_map(|message| suites.iter().find_map(|suite| Self::of(suite, message))).collect())
+        Ok(found.iter().filter_map(|message| SUITES.iter().find_map(|suite| Self::of(suite, message))).collect())
     }
 
     /// Compiles one benchmark as the tests are compiled, and returns its executable: what is measured runs in the

@@ -26,7 +26,7 @@ pub(super) fn run(suite: &Suite, binary: &Binary, exact: &[String]) -> Result<Ve
         .map_err(|e| format!("cannot run {}: {e}", binary.executable.display()))?;
     let stdout = child.stdout.take().ok_or("a test binary has no output")?;
     let watchdog = Watchdog::start(child.id(), Duration::from_secs(suite.budget * 2));
-    let mut report = Report { suite: suite.name, prefix: &binary.prefix, outcomes: Vec::new(), ended: false };
+    let mut report = Report::new(suite.name, &binary.prefix);
     read(stdout, &mut report);
     let timed_out = watchdog.stop();
     let status = wait(&mut child)?;
@@ -53,35 +53,43 @@ fn command(suite: &Suite, binary: &Binary, exact: &[String]) -> Result<Command> 
     Ok(command)
 }
 
-fn read(stdout: impl Read, report: &mut Report<'_>) {
+fn read(stdout: impl Read, report: &mut Report) {
     for line in BufReader::new(stdout).split(b'\n').map_while(|line| line.ok()) {
         let line = String::from_utf8_lossy(&line);
-        // A child without a last newline leaves its words before ours.
-        let event = line
-            .find("{ \"type\"")
-            .or_else(|| line.find("{\"type\""))
-            .and_then(|at| serde_json::from_str(&line[at..]).ok());
-        match event {
+        match event(&line) {
             Some(event) => report.take(&event),
             None => eprintln!("{line}"),
         }
     }
 }
 
+/// The event in a line: a child without a last newline leaves its words before ours.
+pub(crate) fn event(line: &str) -> Option<Value> {
+    let at = line.find("{ \"type\"").or_else(|| line.find("{\"type\""))?;
+    serde_json::from_str(&line[at..]).ok()
+}
+
 fn wait(child: &mut Child) -> Result<std::process::ExitStatus> {
     child.wait().map_err(|e| format!("cannot wait for a test binary: {e}"))
 }
 
-struct Report<'a> {
+/// What a binary said so far.
+pub(crate) struct Report {
     suite: &'static str,
-    prefix: &'a str,
-    outcomes: Vec<Outcome>,
+    prefix: String,
+    pub(crate) outcomes: Vec<Outcome>,
+    /// What passed tests printed, when they were asked to show it.
+    pub(crate) notes: Vec<String>,
     /// The binary said that it is through.
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
-impl Report<'_> {
-    fn take(&mut self, event: &Value) {
+impl Report {
+    pub(crate) fn new(suite: &'static str, prefix: &str) -> Self {
+        Self { suite, prefix: prefix.to_owned(), outcomes: Vec::new(), notes: Vec::new(), ended: false }
+    }
+
+    pub(crate) fn take(&mut self, event: &Value) {
         let word = event["event"].as_str().unwrap_or_default();
         if event["type"] == "suite" {
             self.ended |= word == "ok" || word == "failed";
@@ -102,13 +110,16 @@ impl Report<'_> {
         };
         let shown = if word == "ok" { "ok" } else { "FAILED" };
         eprintln!("  {shown:6} {:7.2}s {}", outcome.seconds, outcome.test);
-        if let (false, Some(output)) = (outcome.passed, event["stdout"].as_str()) {
-            output.lines().for_each(|line| eprintln!("      | {line}"));
+        let output = event["stdout"].as_str().unwrap_or_default().lines();
+        if outcome.passed {
+            self.notes.extend(output.map(str::to_owned));
+        } else {
+            output.for_each(|line| eprintln!("      | {line}"));
         }
         self.outcomes.push(outcome);
     }
 
-    fn fail(&mut self, how: &str, elapsed: Duration) {
+    pub(crate) fn fail(&mut self, how: &str, elapsed: Duration) {
         eprintln!("  FAILED the binary {} {how}", self.prefix);
         let test = format!("{}::(the binary {how})", self.prefix);
         self.outcomes.push(Outcome { suite: self.suite.into(), test, passed: false, seconds: elapsed.as_secs_f64() });
@@ -116,14 +127,14 @@ impl Report<'_> {
 }
 
 /// Stops a process that takes too long: first kindly, so that its guards run.
-struct Watchdog {
+pub(crate) struct Watchdog {
     cancel: mpsc::Sender<()>,
     thread: thread::JoinHandle<()>,
     fired: std::sync::Arc<AtomicBool>,
 }
 
 impl Watchdog {
-    fn start(pid: u32, limit: Duration) -> Self {
+    pub(crate) fn start(pid: u32, limit: Duration) -> Self {
         let (cancel, cancelled) = mpsc::channel();
         let fired = std::sync::Arc::new(AtomicBool::new(false));
         let flag = fired.clone();
@@ -141,7 +152,7 @@ impl Watchdog {
     }
 
     /// Did it have to step in?
-    fn stop(self) -> bool {
+    pub(crate) fn stop(self) -> bool {
         let _ = self.cancel.send(());
         let _ = self.thread.join();
         self.fired.load(Ordering::SeqCst)
@@ -164,7 +175,7 @@ mod tests {
             a server says hello{ \"type\": \"test\", \"name\": \"a::b\", \"event\": \"ok\", \"exec_time\": 0.5 }\n\
             { \"type\": \"test\", \"event\": \"failed\", \"name\": \"c\", \"stdout\": \"why\" }\n\
             { \"type\": \"suite\", \"event\": \"failed\", \"passed\": 1 }\n";
-        let mut report = Report { suite: "unit", prefix: "crate", outcomes: Vec::new(), ended: false };
+        let mut report = Report::new("unit", "crate");
         read(text.as_bytes(), &mut report);
         let seen: Vec<_> = report.outcomes.iter().map(|o| (o.test.as_str(), o.passed, o.seconds)).collect();
         assert_eq!(seen, [("crate::a::b", true, 0.5), ("crate::c", false, 0.0)]);
