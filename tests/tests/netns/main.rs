@@ -4,6 +4,5 @@
 
 mod churn;
 mod conformance;
-mod operations;
 mod pins;
 mod world;

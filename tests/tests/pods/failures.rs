@@ -37,7 +37,7 @@ fn a_device_of_others_with_the_hosts_name_is_left_alone() {
 #[test]
 fn a_full_endpoint_map_undoes_the_whole_add() {
     on_a_node(async || {
-        let node = Node::with_capacities(Capacities { endpoints: 1, ..Capacities::ABI }).await;
+        let node = Node::with_capacities(Capacities { endpoints: 3, ..Capacities::ABI }).await;
         let sandboxes = [Sandbox::new(), Sandbox::new()];
         node.add("c1", &sandboxes[0]).await.unwrap();
         let error = node.add("c2", &sandboxes[1]).await.unwrap_err();
@@ -102,7 +102,7 @@ fn without_a_podcidr_add_asks_to_try_again_later_and_status_says_so() {
 fn a_full_pool_and_a_resting_pool_are_told_apart() {
     on_a_node(async || {
         let node = Node::new().await;
-        node.pods.set_network(Network { pod_cidr: "10.244.1.0/30".parse().unwrap(), ..node.network });
+        node.pods.set_network(Network { pod_cidr_v4: Some("10.244.1.0/30".parse().unwrap()), ..node.network });
         let sandboxes = [Sandbox::new(), Sandbox::new()];
         let first = node.add("c1", &sandboxes[0]).await.unwrap();
         assert_eq!(address(&first).octets(), [10, 244, 1, 2]);

@@ -1,14 +1,15 @@
 //! ADD, CHECK, DEL, GC and STATUS of pods that work.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use diolkos_abi::address::v4_mapped;
 use diolkos_abi::pod::netns_flags;
 use serde_json::json;
 
-use crate::world::{Node, Sandbox, address, ip, link_exists, on_a_node, request};
+use crate::world::{Node, Sandbox, address, addresses, ip, link_exists, on_a_node, request};
 
 #[test]
 fn add_makes_a_pod_that_check_approves_and_del_takes_everything_away() {
@@ -41,9 +42,16 @@ fn assert_pod(sandbox: &Sandbox, mac: &str) {
     assert!(link.contains("mtu 1450") && link.contains(",UP") && link.contains(mac), "{link}");
     assert!(sandbox.ip("link show lo").contains("LOOPBACK,UP"));
     assert!(sandbox.ip("-4 -o addr show eth0").contains("10.244.1.2/32"));
+    let v6 = sandbox.ip("-6 -o addr show eth0");
+    assert!(v6.lines().count() == 1 && v6.contains("fd44:1::2/128") && !v6.contains("tentative"), "{v6}");
     let route = sandbox.ip("route");
     assert_eq!(route.trim(), "default via 169.254.1.1 dev eth0 proto static onlink");
-    assert!(sandbox.ip("neigh").contains("PERMANENT"));
+    assert!(sandbox.ip("-6 route").contains("default via fe80::1 dev eth0 proto static"));
+    let neighbours = sandbox.ip("neigh");
+    for hop in ["169.254.1.1 ", "fe80::1 "] {
+        let line = neighbours.lines().find(|line| line.starts_with(hop));
+        assert!(line.is_some_and(|line| line.contains("PERMANENT")), "{neighbours}");
+    }
 }
 
 fn assert_host(node: &Node, result: &serde_json::Value) {
@@ -53,11 +61,17 @@ fn assert_host(node: &Node, result: &serde_json::Value) {
     assert!(link.contains("mtu 1450") && link.contains("alias diolkos"), "{link}");
     let route = ip("route show proto 209");
     assert_eq!(route.trim(), format!("10.244.1.2 dev {host} scope link src 10.244.1.1"));
+    let route = ip("-6 route show proto 209");
+    assert_eq!(route.trim(), format!("fd44:1::2 dev {host} src fd44:1::1 metric 1024 pref medium"));
+    assert_eq!(ip(&format!("-6 -o addr show {host}")), "", "the node is nobody on the pod's link");
     let dataplane = node.dataplane.lock();
     assert_eq!(dataplane.attached_pods().unwrap(), [host]);
     let endpoints = dataplane.endpoints().unwrap();
-    assert_eq!(endpoints[0].0, v4_mapped([10, 244, 1, 2]));
-    assert_eq!(dataplane.netnses().unwrap()[0].1.v4, [10, 244, 1, 2]);
+    let v6 = "fd44:1::2".parse::<Ipv6Addr>().unwrap().octets();
+    let known: BTreeSet<_> = endpoints.iter().map(|(address, endpoint)| (*address, endpoint.mtu)).collect();
+    assert_eq!(known, BTreeSet::from([(v4_mapped([10, 244, 1, 2]), 1450), (v6, 1450)]));
+    let netns = dataplane.netnses().unwrap()[0].1;
+    assert_eq!((netns.v4, netns.v6), ([10, 244, 1, 2], v6));
 }
 
 #[test]
@@ -65,21 +79,25 @@ fn the_node_and_other_pods_reach_a_pod() {
     on_a_node(async || {
         let node = Node::new().await;
         let (server, client) = (Sandbox::new(), Sandbox::new());
-        let at = SocketAddr::from((address(&node.add("server", &server).await.unwrap()), 7000));
-        let from = address(&node.add("client", &client).await.unwrap());
-        let listener = server.inside(move || TcpListener::bind(at).unwrap());
-        let ask = move || {
-            let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5)).unwrap();
-            stream.write_all(b"x").unwrap();
-            stream.local_addr().unwrap().ip()
-        };
-        assert_eq!(ask(), node.network.gateway, "the node's source is its gateway address");
-        assert_eq!(client.inside(ask), from);
-        for expected in [node.network.gateway, from] {
-            let (mut stream, peer) = listener.accept().unwrap();
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            assert_eq!((peer.ip(), byte), (expected.into(), *b"x"));
+        let servers = addresses(&node.add("server", &server).await.unwrap());
+        let clients = addresses(&node.add("client", &client).await.unwrap());
+        let sources = [node.network.source_v4.unwrap().into(), node.network.source_v6.unwrap().into()];
+        for ((at, from), source) in servers.into_iter().zip(clients).zip(sources) {
+            let at = SocketAddr::from((at, 7000));
+            let listener = server.inside(move || TcpListener::bind(at).unwrap());
+            let ask = move || {
+                let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5)).unwrap();
+                stream.write_all(b"x").unwrap();
+                stream.local_addr().unwrap().ip()
+            };
+            assert_eq!(ask(), source, "the node's source is its gateway address");
+            assert_eq!(client.inside(ask), from);
+            for expected in [source, from] {
+                let (mut stream, peer) = listener.accept().unwrap();
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                assert_eq!((peer.ip(), byte), (expected, *b"x"));
+            }
         }
     });
 }
@@ -136,7 +154,7 @@ fn a_pod_that_opts_out_is_marked_so() {
         let node = Node::new().await;
         let sandbox = Sandbox::new();
         let mut add = request("ADD", "c1", &sandbox.path);
-        add.config.insert("diolkos.dev/socket-lb".into(), json!("off"));
+        add.config.insert("diolkos.io/socket-lb".into(), json!("disabled"));
         node.call(add).await.unwrap();
         assert_eq!(node.dataplane.lock().netnses().unwrap()[0].1.flags, netns_flags::OPT_OUT);
     });
@@ -160,7 +178,7 @@ fn gc_removes_what_the_runtime_no_longer_knows_of_its_network() {
         node.call(gc).await.unwrap();
         let left: Vec<String> = node.pods.attachments().into_iter().map(|held| held.container_id).collect();
         assert_eq!(left, ["kept", "other"]);
-        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 2);
+        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 4, "two of each family");
     });
 }
 

@@ -93,7 +93,7 @@ impl Machine {
             overlay_ifindex: overlay.ifindex,
             vni: 1,
             overlay_mac: overlay.mac,
-            gateway_v4: overlay.gateway.octets(),
+            gateway_v4: overlay.gateway_v4.unwrap().octets(),
             route_mask_v4: [255, 255, 255, 0],
             pod_cidr_v4: [10, 244, 1, 0],
             service_cidr_v4: [10, 96, 0, 0],

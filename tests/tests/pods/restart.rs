@@ -39,7 +39,7 @@ fn pods_that_went_while_the_agent_was_away_are_collected() {
         ip_link_is_gone(&host);
         node.restart(same_dataplane);
         assert_eq!(node.pods.repair().await.unwrap(), Repaired { kept: 1, collected: 1, ..Repaired::default() });
-        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 1);
+        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 2, "one of each family");
         let next = Sandbox::new();
         let fresh = node.add("next", &next).await.unwrap();
         assert_ne!(address(&fresh), address(&gone), "the address rests, after the restart too");
@@ -79,7 +79,7 @@ fn what_belongs_to_no_pod_is_removed() {
         assert!(!link_exists("di00000000000"));
         assert!(link_exists("di11111111111"), "a device without our alias stays");
         let dataplane = node.dataplane.lock();
-        assert_eq!((dataplane.endpoints().unwrap().len(), dataplane.attached_pods().unwrap().len()), (1, 1));
+        assert_eq!((dataplane.endpoints().unwrap().len(), dataplane.attached_pods().unwrap().len()), (2, 1));
         assert!(dataplane.netnses().unwrap().iter().any(|(cookie, _)| *cookie == 1 << 41), "the node's own stays");
     });
 }

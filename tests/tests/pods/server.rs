@@ -72,9 +72,10 @@ fn many_calls_at_a_time_are_all_answered() {
         for reply in calls.join_all().await {
             assert!(matches!(reply, Reply::Result(_)), "{reply:?}");
         }
-        let addresses: BTreeSet<_> = node.pods.attachments().into_iter().map(|held| held.address).collect();
-        assert_eq!(addresses.len(), 40);
-        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 40);
+        let addresses: BTreeSet<_> =
+            node.pods.attachments().into_iter().flat_map(|held| held.addresses().iter()).collect();
+        assert_eq!(addresses.len(), 80, "one of each family");
+        assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 80);
         server.abort();
     });
 }

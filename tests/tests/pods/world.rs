@@ -1,11 +1,12 @@
 //! A node and its pods: each a network namespace of a thread, gone when the thread ends.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use diolkos_agent::Routing;
 use diolkos_agent::dataplane::model::Model;
 use diolkos_agent::dataplane::{Capacities, Shared};
 use diolkos_agent::overlay::{Overlay, OverlayConfig};
@@ -16,9 +17,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const NODE_IP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 pub(crate) const POD_CIDR: &str = "10.244.1.0/24";
+pub(crate) const POD_CIDR_V6: &str = "fd44:1::/64";
 
-/// Runs a test as a node: in a thread with a network namespace of its own, with an uplink that holds [`NODE_IP`].
+/// Runs a test as a node: in a thread with a network namespace of its own, with an uplink that holds [`NODE_IP`] and
+/// [`NODE_IP_V6`].
 pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root: it makes network namespaces");
@@ -26,6 +30,7 @@ pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send 
             ip(command);
         }
         ip(&format!("addr add {NODE_IP}/24 dev uplink"));
+        ip(&format!("addr add {NODE_IP_V6}/64 dev uplink nodad"));
         // One thread for everything, since the namespace is the thread's.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { test().await });
@@ -106,8 +111,13 @@ impl Node {
     }
 
     pub(crate) async fn with_capacities(capacities: Capacities) -> Self {
-        let overlay = Overlay::ensure(&overlay_config()).await.unwrap();
-        let network = Network { pod_cidr: POD_CIDR.parse().unwrap(), gateway: overlay.gateway, mtu: overlay.mtu };
+        Self::with(capacities, &overlay_config()).await
+    }
+
+    /// A node with pods of these families.
+    pub(crate) async fn with(capacities: Capacities, config: &OverlayConfig) -> Self {
+        let overlay = Overlay::ensure(config).await.unwrap();
+        let network = network(config, &overlay);
         let state = tempfile::tempdir().unwrap();
         let dataplane = Shared::new(Model::new(capacities));
         let pods = Pods::open(state.path(), dataplane.clone(), REST).unwrap();
@@ -148,11 +158,30 @@ impl Node {
         assert_eq!(dataplane.attached_pods().unwrap(), Vec::<String>::new());
         assert_eq!(ip("-o link show type veth"), "");
         assert_eq!(ip("route show proto 209"), "");
+        assert_eq!(ip("-6 route show proto 209"), "");
     }
 }
 
+/// Of both families.
 pub(crate) fn overlay_config() -> OverlayConfig {
-    OverlayConfig { node_ip: NODE_IP, port: 4789, pod_cidr: POD_CIDR.parse().unwrap() }
+    OverlayConfig {
+        node_v4: Some(NODE_IP),
+        node_v6: Some(NODE_IP_V6),
+        pod_cidr_v4: Some(POD_CIDR.parse().unwrap()),
+        pod_cidr_v6: Some(POD_CIDR_V6.parse().unwrap()),
+        port: 4789,
+        routing: Routing::Overlay,
+    }
+}
+
+pub(crate) fn network(config: &OverlayConfig, overlay: &Overlay) -> Network {
+    Network {
+        pod_cidr_v4: config.pod_cidr_v4,
+        pod_cidr_v6: config.pod_cidr_v6,
+        source_v4: overlay.source_v4(),
+        source_v6: overlay.source_v6(),
+        mtu: overlay.mtu,
+    }
 }
 
 pub(crate) fn request(command: &str, id: &str, netns: &str) -> Request {
@@ -169,7 +198,16 @@ pub(crate) fn request(command: &str, id: &str, netns: &str) -> Request {
     }
 }
 
-/// The pod's address in a result of ADD.
+/// The pod's IPv4 address in a result of ADD.
 pub(crate) fn address(result: &Value) -> Ipv4Addr {
-    result["ips"][0]["address"].as_str().unwrap().strip_suffix("/32").unwrap().parse().unwrap()
+    match addresses(result)[0] {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
+    }
+}
+
+/// The pod's addresses in a result of ADD, IPv4 first.
+pub(crate) fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().unwrap().iter();
+    ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()).collect()
 }

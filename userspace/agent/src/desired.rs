@@ -194,8 +194,12 @@ fn node(object: &NodeObject, this: &ThisNode) -> Result<Option<DesiredNode>, Rea
         return Err(Reason::PodCidrLength { found: cidr.prefix(), wanted: this.pod_cidr.prefix() });
     }
     let Some(address) = internal_ip(object) else { return Err(Reason::NoInternalIp) };
-    let node =
-        Node { tunnel_v4: address.octets(), mac: overlay_mac(address), mtu: this.overlay_mtu, ..Node::default() };
+    let node = Node {
+        tunnel_v4: address.octets(),
+        mac: overlay_mac(address.into()),
+        mtu: this.overlay_mtu,
+        ..Node::default()
+    };
     Ok(Some(DesiredNode { node, prefix: v4_mapped(cidr.network().octets()) }))
 }
 

@@ -14,11 +14,11 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::dataplane::Shared;
 use crate::dataplane::execute::{Outcome, execute};
-use crate::desired::{DesiredService, Reason, Refusal, ServiceName, ThisNode};
+use crate::desired::{DesiredNode, DesiredService, Reason, Refusal, ServiceName, ThisNode};
 use crate::index::{Dirty, Index};
+use crate::overlay::RemoteCidr;
 use crate::plan::{Operation, Owner, Planner, Step};
 use crate::source::Change;
-use crate::state::{Census, NamedService};
 use refusals::Refusals;
 pub use refusals::Refused;
 use retry::Retries;
@@ -38,7 +38,7 @@ pub struct Driver {
     retries: Retries,
     refusals: Refusals,
     /// Other nodes' pod CIDRs, for the host's routes; nothing before the first sync.
-    pod_cidrs: Option<BTreeSet<Ipv4Network>>,
+    pod_cidrs: Option<BTreeSet<RemoteCidr>>,
     /// Pods of this node may be gone whose backends live on.
     look_at_pods: bool,
     resync: Duration,
@@ -52,8 +52,6 @@ pub struct Cycle {
     pub writes: usize,
     /// [`Driver::pod_cidrs`] is another one now.
     pub pod_cidrs_changed: bool,
-    /// The maps were compared whole with what they should hold: after adoption, and at each resync.
-    pub compared: bool,
 }
 
 /// What is tried again.
@@ -96,28 +94,13 @@ impl Driver {
         self.has_synced
     }
 
-    /// Which snapshots are in: of Services, of EndpointSlices, of Nodes.
-    pub fn snapshots(&self) -> [bool; 3] {
-        self.index.snapshots()
-    }
-
-    /// How much the maps hold; nothing before the first sync.
-    pub fn census(&self) -> Census {
-        self.planner.as_ref().map(Planner::census).unwrap_or_default()
-    }
-
-    /// The Service port of each service id in use.
-    pub fn names(&self) -> Vec<NamedService> {
-        self.planner.as_ref().map(Planner::names).unwrap_or_default()
-    }
-
     /// A pod of this node is gone: at the next cycle its backends end, unless a service names them still.
     pub fn pod_gone(&mut self) {
         self.look_at_pods = true;
     }
 
     /// The pod CIDRs of the other nodes; nothing while they are not known.
-    pub fn pod_cidrs(&self) -> Option<&BTreeSet<Ipv4Network>> {
+    pub fn pod_cidrs(&self) -> Option<&BTreeSet<RemoteCidr>> {
         self.pod_cidrs.as_ref()
     }
 
@@ -142,7 +125,6 @@ impl Driver {
         if !self.index.in_sync() {
             return cycle;
         }
-        let was_adopted = self.planner.is_none();
         let mut planner = match self.planner.take() {
             Some(planner) => planner,
             None => match self.adopt(now) {
@@ -158,7 +140,6 @@ impl Driver {
                 self.retries.done(&Subject::Adoption);
                 self.planner = Some(planner);
                 self.has_synced = true;
-                cycle.compared = is_resync || was_adopted;
             }
             Err(Contradiction) => {
                 self.mark_all_dirty();
@@ -245,8 +226,12 @@ impl Driver {
             false => self.retries.failed(Subject::Nodes, now),
         }
         let length = self.this.pod_cidr.prefix();
-        let network = |prefix| Ipv4Network::new(Ipv4Addr::from(v4_of(prefix)), length).ok();
-        let pod_cidrs = Some(desired.values().filter_map(|node| network(&node.prefix)).collect());
+        let network = |prefix: &_| Ipv4Network::new(Ipv4Addr::from(v4_of(prefix)), length).ok();
+        let remote = |node: &DesiredNode| {
+            let node_v4 = Some(Ipv4Addr::from(node.node.tunnel_v4));
+            Some(RemoteCidr { cidr: network(&node.prefix)?.into(), node_v4, node_v6: None })
+        };
+        let pod_cidrs = Some(desired.values().filter_map(remote).collect());
         cycle.pod_cidrs_changed = pod_cidrs != self.pod_cidrs;
         self.pod_cidrs = pod_cidrs;
         self.carry_out(planner, &steps, cycle).map(drop)

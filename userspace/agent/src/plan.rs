@@ -6,7 +6,6 @@
 
 mod adopt;
 mod backends;
-mod census;
 mod ids;
 mod nodes;
 mod repair;

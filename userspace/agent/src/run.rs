@@ -1,7 +1,6 @@
 //! The agent's life: its Node, the overlay, the programs, the first sync, then pods.
 
-mod operator;
-
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,9 +25,8 @@ use crate::driver::Driver;
 use crate::options::{self, Options};
 use crate::overlay::{Overlay, OverlayConfig};
 use crate::plan::QUARANTINE;
-use crate::pods::{self, Install, Network, Pods};
+use crate::pods::{self, Annotations, Install, Network, Pods};
 use crate::source::{Grpc, Source};
-use crate::state::{self, Handle, Questions};
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
@@ -37,7 +35,7 @@ const REMIND: Duration = Duration::from_secs(10);
 /// How often a starting agent looks whether the one before it has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often devices, routes and pods are looked after: nothing tells when someone else changes them.
-const REPAIR: Duration = Duration::from_secs(60);
+const REPAIR: Duration = Duration::from_secs(30);
 /// The pause before what could not be repaired is tried again.
 const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 
@@ -64,8 +62,8 @@ struct Agent {
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
     /// When the host routes are synced again.
     routes_due: Option<Instant>,
-    state: Handle,
-    questions: Questions,
+    /// Pod CIDRs that were said to be left to the operator's routing.
+    not_on_link: BTreeSet<IpNetwork>,
     /// Held as long as this agent runs: two would undo each other's writes.
     _lock: Flock<File>,
 }
@@ -74,8 +72,6 @@ impl Agent {
     async fn start(options: Options) -> anyhow::Result<Self> {
         check(&options)?;
         let lock = lock(&options.state_dir).await?;
-        let (state, questions) = state::channel();
-        operator::serve(&options, &state).await?;
         let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
         let client = Client::connect(&kubeconfig)?;
         let overlay_config = wait_for_node(&client, &options).await?;
@@ -84,15 +80,16 @@ impl Agent {
         let dataplane = Shared::new(Kernel::open(&kernel)?);
         claim_host_namespace(&dataplane, &overlay_config)?;
         let pods = Pods::open(&options.state_dir, dataplane.clone(), pods::REST)?;
+        pods.set_wishes(Annotations::new(client.clone()));
         pods.set_network(network(&overlay_config, &overlay));
         pods.repair().await?;
+        let pod_cidr = overlay_config.pod_cidr_v4.context("the node has no IPv4 podCIDR")?;
         let this = ThisNode {
             name: options.node_name.clone(),
-            pod_cidr: overlay_config.pod_cidr,
+            pod_cidr,
             overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
         };
-        tracing::info!(pod_cidr = %overlay_config.pod_cidr, mtu = overlay.mtu, "programs attached");
-        state.update(|state| state.readiness.programs = true);
+        tracing::info!(%pod_cidr, mtu = overlay.mtu, "programs attached");
         Ok(Self {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
             options,
@@ -105,8 +102,7 @@ impl Agent {
             started: Instant::now(),
             server: None,
             routes_due: None,
-            state,
-            questions,
+            not_on_link: BTreeSet::new(),
             _lock: lock,
         })
     }
@@ -118,15 +114,9 @@ impl Agent {
         repairs.tick().await;
         loop {
             let deadline = self.deadline();
-            let mut received = None;
             tokio::select! {
                 () = &mut stop => break,
-                question = self.questions.next() => {
-                    self.answer(question);
-                    continue;
-                }
                 change = source.next() => {
-                    received = Some(Instant::now());
                     self.driver.apply(change.context("the source of Services ended")?);
                     for _ in 1..CHANGES_PER_CYCLE {
                         let Some(Some(change)) = source.next().now_or_never() else { break };
@@ -142,11 +132,10 @@ impl Agent {
                 () = self.pods.gone() => self.driver.pod_gone(),
                 result = ended(&mut self.server) => return result,
             }
-            self.cycle(received).await;
+            self.cycle().await;
             self.check_own_node()?;
             if self.driver.has_synced() && self.server.is_none() {
                 self.serve_pods(server_stopped.clone()).await?;
-                self.state.update(|state| state.readiness.cni = true);
                 // Pods whose DEL found no agent, and routes of an earlier agent to nodes that are gone.
                 repairs.reset_immediately();
             }
@@ -166,9 +155,8 @@ impl Agent {
         [driver, self.routes_due].into_iter().flatten().fold(far, Instant::min)
     }
 
-    async fn cycle(&mut self, received: Option<Instant>) {
+    async fn cycle(&mut self) {
         let cycle = self.driver.cycle(self.started.elapsed());
-        self.note(cycle, received);
         if cycle.writes > 0 {
             tracing::debug!(writes = cycle.writes, "maps written");
         }
@@ -179,10 +167,23 @@ impl Agent {
         self.routes_due = None;
         // While the nodes are not known, the routes of an earlier agent stay.
         let Some(pod_cidrs) = self.driver.pod_cidrs() else { return };
-        if let Err(error) = self.overlay.sync_routes(pod_cidrs).await {
-            tracing::error!(%error, "host routes to other nodes are incomplete; trying again");
-            self.routes_due = Some(Instant::now() + REPAIR_AGAIN);
+        match self.overlay.sync_routes(pod_cidrs).await {
+            Ok(changes) => self.say_once(changes.not_on_link),
+            Err(error) => {
+                tracing::error!(%error, "host routes to other nodes are incomplete; trying again");
+                self.routes_due = Some(Instant::now() + REPAIR_AGAIN);
+            }
         }
+    }
+
+    /// Says which pod CIDRs are left to the operator's routing.
+    fn say_once(&mut self, not_on_link: BTreeSet<IpNetwork>) {
+        if self.not_on_link != not_on_link && !not_on_link.is_empty() {
+            let cidrs: Vec<String> = not_on_link.iter().map(ToString::to_string).collect();
+            let cidrs = cidrs.join(", ");
+            tracing::warn!(cidrs, "nodes that are no neighbours: routers must know the way to their podCIDRs");
+        }
+        self.not_on_link = not_on_link;
     }
 
     /// Device, programs and pods were made for one address and pod CIDR; another one needs a start from scratch.
@@ -190,13 +191,12 @@ impl Agent {
         let Some(node) = self.driver.node(&self.options.node_name) else { return Ok(()) };
         let known = &self.overlay_config;
         let now = (desired::internal_ip(node), desired::pod_cidr(node).ok().flatten());
-        let same = now.0.is_none_or(|ip| ip == known.node_ip) && now.1.is_none_or(|cidr| cidr == known.pod_cidr);
+        let known = (known.node_v4, known.pod_cidr_v4);
+        let same = (now.0.is_none() || now.0 == known.0) && (now.1.is_none() || now.1 == known.1);
         ensure!(
             same,
-            "Node {} had address {} and podCIDR {}, now it has {now:?}: the agent ends, start it again",
+            "Node {} had address and podCIDR {known:?}, now it has {now:?}: the agent ends, start it again",
             self.options.node_name,
-            known.node_ip,
-            known.pod_cidr
         );
         Ok(())
     }
@@ -205,6 +205,7 @@ impl Agent {
     /// is left to do; what is well goes on.
     async fn repair(&mut self) -> bool {
         let overlay = self.repair_overlay().await;
+        self.pods.set_limited(overlay.as_ref().err().map(|error| format!("{error:#}")));
         if let Err(error) = &overlay {
             tracing::error!(error = format!("{error:#}"), "the overlay is not as it should be; trying again");
         }
@@ -218,10 +219,11 @@ impl Agent {
 
     async fn repair_overlay(&mut self) -> anyhow::Result<()> {
         let overlay = Overlay::ensure(&self.overlay_config).await?;
-        if overlay.ifindex != self.overlay.ifindex {
-            tracing::warn!("the overlay device was replaced; loading the programs for the new one");
-            self.kernel = kernel_options(&self.options, &self.overlay_config, &overlay)?;
-            self.dataplane.replace(Kernel::open(&self.kernel)?);
+        let kernel = kernel_options(&self.options, &self.overlay_config, &overlay)?;
+        if kernel.config != self.kernel.config {
+            tracing::warn!("the overlay device was replaced, or its MTU is another: loading the programs for it");
+            self.dataplane.replace(Kernel::open(&kernel)?);
+            self.kernel = kernel;
         }
         self.overlay = overlay;
         self.pods.set_network(network(&self.overlay_config, &self.overlay));
@@ -255,7 +257,13 @@ fn check(options: &Options) -> anyhow::Result<()> {
 }
 
 fn network(config: &OverlayConfig, overlay: &Overlay) -> Network {
-    Network { pod_cidr: config.pod_cidr, gateway: overlay.gateway, mtu: overlay.mtu }
+    Network {
+        pod_cidr_v4: config.pod_cidr_v4,
+        pod_cidr_v6: config.pod_cidr_v6,
+        source_v4: overlay.source_v4(),
+        source_v6: overlay.source_v6(),
+        mtu: overlay.mtu,
+    }
 }
 
 /// Waits for the agent before this one, which may still be answering calls, to end.
@@ -305,7 +313,14 @@ async fn wait_for_node(client: &Client, options: &Options) -> anyhow::Result<Ove
             (None, _) => lacks = "an IPv4 InternalIP in the Node's status, which its kubelet reports",
             (_, None) => lacks = "an IPv4 podCIDR in the Node's spec, which the controller manager assigns",
             (Some(node_ip), Some(pod_cidr)) => {
-                return Ok(OverlayConfig { node_ip, port: options.overlay_port, pod_cidr });
+                return Ok(OverlayConfig {
+                    node_v4: Some(node_ip),
+                    node_v6: None,
+                    pod_cidr_v4: Some(pod_cidr),
+                    pod_cidr_v6: None,
+                    port: options.overlay_port,
+                    routing: options.routing,
+                });
             }
         }
     }
@@ -321,13 +336,15 @@ fn kernel_options(options: &Options, config: &OverlayConfig, overlay: &Overlay) 
         None => cgroup2_root(Path::new("/proc/self/mountinfo"))?,
     };
     let mask = |network: Ipv4Network| network.mask().octets();
+    let (network, address) = (config.pod_cidr_v4.context("the node has no IPv4 podCIDR")?, overlay.gateway_v4);
     let config = Config {
         overlay_ifindex: overlay.ifindex,
         vni: options.vni,
         overlay_mac: overlay.mac,
-        gateway_v4: overlay.gateway.octets(),
-        route_mask_v4: mask(config.pod_cidr),
-        pod_cidr_v4: config.pod_cidr.network().octets(),
+        overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
+        gateway_v4: address.map_or([0; 4], |address| address.octets()),
+        route_mask_v4: mask(network),
+        pod_cidr_v4: network.network().octets(),
         service_cidr_v4: service_cidr.network().octets(),
         service_mask_v4: mask(service_cidr),
         ..Config::default()
@@ -352,7 +369,8 @@ fn claim_host_namespace(dataplane: &Shared, config: &OverlayConfig) -> anyhow::R
     let Some(cookie) = pods::host_netns_cookie().context("read the cookie of the node's network namespace")? else {
         return Ok(());
     };
-    let netns = Netns { v4: config.node_ip.octets(), flags: netns_flags::HOST, ..Netns::default() };
+    let v4 = config.node_v4.map_or([0; 4], |address| address.octets());
+    let netns = Netns { v4, flags: netns_flags::HOST, ..Netns::default() };
     Ok(dataplane.lock().set_netns(cookie, netns)?)
 }
 

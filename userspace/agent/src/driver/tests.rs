@@ -151,7 +151,7 @@ fn a_replayed_source_ends_in_served_services_and_known_nodes() {
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(1));
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 443), Some(0));
     assert_eq!(backends(&dataplane, [10, 96, 0, 2], 5432), None);
-    let cidrs: Vec<String> = driver.pod_cidrs().unwrap().iter().map(ToString::to_string).collect();
+    let cidrs: Vec<String> = driver.pod_cidrs().unwrap().iter().map(|remote| remote.cidr.to_string()).collect();
     assert_eq!(cidrs, ["10.244.2.0/24", "10.244.3.0/24"]);
     let prefix = RouteKey { prefix: v4_mapped([10, 244, 3, 0]), zone: 0 };
     assert!(content(&dataplane).routes.iter().any(|(key, _)| *key == prefix));

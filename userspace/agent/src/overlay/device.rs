@@ -1,14 +1,12 @@
 //! The overlay device: found, judged, and made as it should be.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use diolkos_abi::address::{address_words, hash};
 use rtnetlink::{LinkUnspec, LinkVxlan};
 
 use super::netlink::{Link, Netlink, NetlinkError, Vxlan};
-use super::{ALIAS, DEVICE, OVERHEAD, OverlayError};
-
-/// The smallest MTU an uplink may have: RFC 791's 576 bytes for the inner packet.
-pub(super) const MIN_UPLINK_MTU: u32 = 576 + OVERHEAD;
+use super::{ALIAS, DEVICE, OverlayError, sysctl};
 
 /// The device as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +38,31 @@ pub(super) fn judge(found: &Link, wanted: &Wanted) -> Judgement {
 }
 
 /// MAC of a node's overlay device: every node can tell every other's from its tunnel address.
-pub fn overlay_mac(node_ip: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = node_ip.octets();
+pub fn overlay_mac(tunnel: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match tunnel {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => hash(address_words(&address.octets())).to_be_bytes(),
+    };
     [0x0a, 0xd1, a, b, c, d]
 }
 
-/// The device that holds the node's address, with its MTU.
-pub(super) async fn uplink(netlink: &Netlink, node_ip: Ipv4Addr) -> Result<Link, OverlayError> {
+/// The device that holds the node's address.
+pub(super) async fn uplink(netlink: &Netlink, node_ip: IpAddr) -> Result<Link, OverlayError> {
     let holders = netlink.holders(node_ip).await?;
     let links = netlink.links().await?;
     let link = links.into_iter().find(|link| link.name != DEVICE && holders.contains(&link.index));
-    let link = link.ok_or(OverlayError::NoUplink { node_ip })?;
-    if link.mtu < MIN_UPLINK_MTU {
-        return Err(OverlayError::SmallUplink { device: link.name, mtu: link.mtu });
+    link.ok_or(OverlayError::NoUplink { node_ip })
+}
+
+/// Removes the device, as far as it is ours.
+pub(super) async fn remove(netlink: &Netlink) -> Result<(), OverlayError> {
+    match netlink.link(DEVICE).await? {
+        Some(link) if link.alias == ALIAS => {
+            tracing::info!(device = DEVICE, "removed: routing is direct");
+            Ok(netlink.delete_link(&link).await?)
+        }
+        _ => Ok(()),
     }
-    Ok(link)
 }
 
 pub(super) async fn ensure(netlink: &Netlink, wanted: &Wanted) -> Result<Link, OverlayError> {
@@ -105,6 +113,8 @@ async fn settle(netlink: &Netlink, found: Link, wanted: &Wanted) -> Result<Link,
         let message = LinkUnspec::new_with_index(index).address(wanted.mac.to_vec()).mtu(wanted.mtu).arp(false).build();
         netlink.set_link(message, &format!("set MAC and MTU of {DEVICE}")).await?;
     }
+    // Before it comes up, or the kernel gives it an address of its own.
+    sysctl::quiet(DEVICE)?;
     if !found.up {
         netlink.set_up(&found).await.map_err(|error| {
             // Another tunnel (flannel's, say) has the UDP socket.

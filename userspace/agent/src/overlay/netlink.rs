@@ -1,15 +1,17 @@
 //! The few things asked of rtnetlink, with errors that say what was tried.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{Stream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+use super::host_prefix;
 
 /// The routing protocol of every route that is ours ("Diolkos"): `ip route show proto 209`. Unassigned in the kernel's
 /// `rtnetlink.h` and in iproute2's `rt_protos`.
@@ -80,24 +82,29 @@ impl Netlink {
         }
     }
 
-    /// The IPv4 addresses of a device, with the prefix length and the message that deletes each.
-    pub(crate) async fn addresses(&self, ifindex: u32) -> Result<Vec<(Ipv4Addr, u8, AddressMessage)>, NetlinkError> {
+    /// The addresses of a device, with the prefix length and the message that deletes each.
+    pub(crate) async fn addresses(&self, ifindex: u32) -> Result<Vec<(IpAddr, u8, AddressMessage)>, NetlinkError> {
         let request = self.handle.address().get().set_link_index_filter(ifindex);
         let found: Vec<AddressMessage> = collect(request.execute(), "list addresses").await?;
         Ok(found.into_iter().filter_map(|m| local_address(&m).map(|a| (a, m.header.prefix_len, m))).collect())
     }
 
-    /// The devices that hold an IPv4 address.
-    pub(crate) async fn holders(&self, address: Ipv4Addr) -> Result<Vec<u32>, NetlinkError> {
-        let request = self.handle.address().get().set_address_filter(IpAddr::V4(address));
+    /// The devices that hold an address.
+    pub(crate) async fn holders(&self, address: IpAddr) -> Result<Vec<u32>, NetlinkError> {
+        let request = self.handle.address().get().set_address_filter(address);
         let found: Vec<AddressMessage> = collect(request.execute(), "list addresses").await?;
         Ok(found.iter().filter(|m| local_address(m) == Some(address)).map(|m| m.header.index).collect())
     }
 
-    /// Adds an IPv4 address as /32 (no prefix route comes with it); there already is no error.
-    pub(crate) async fn add_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        let request = self.handle.address().add(link.index, IpAddr::V4(address), 32).replace();
-        done(request.execute().await, &format!("add the address {address}/32 to {}", link.name))
+    /// Adds an address as /32 or /128 (no prefix route comes with it); there already is no error. Nobody is asked
+    /// whether they have an IPv6 address, so that it serves at once.
+    pub(crate) async fn add_address(&self, link: &Link, address: IpAddr) -> Result<(), NetlinkError> {
+        let prefix = host_prefix(address);
+        let mut request = self.handle.address().add(link.index, address, prefix).replace();
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        done(request.execute().await, &format!("add the address {address}/{prefix} to {}", link.name))
     }
 
     pub(crate) async fn delete_address(&self, message: AddressMessage, what: &str) -> Result<(), NetlinkError> {
@@ -107,11 +114,15 @@ impl Netlink {
         }
     }
 
-    /// The IPv4 routes through a device, of all protocols and tables.
-    pub(crate) async fn routes(&self, ifindex: u32) -> Result<Vec<RouteMessage>, NetlinkError> {
-        let request = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-        let found: Vec<RouteMessage> = collect(request.execute(), "list routes").await?;
-        Ok(found.into_iter().filter(|route| oif(route) == Some(ifindex)).collect())
+    /// The routes through a device, or through all, of all protocols and tables.
+    pub(crate) async fn routes(&self, ifindex: Option<u32>) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let (v4, v6) = (RouteMessageBuilder::<Ipv4Addr>::new(), RouteMessageBuilder::<Ipv6Addr>::new());
+        let mut found: Vec<RouteMessage> = Vec::new();
+        for request in [v4.build(), v6.build()] {
+            found.extend(collect::<RouteMessage>(self.handle.route().get(request).execute(), "list routes").await?);
+        }
+        found.retain(|route| ifindex.is_none_or(|ifindex| oif(route) == Some(ifindex)));
+        Ok(found)
     }
 
     pub(crate) async fn add_route(&self, message: RouteMessage, what: &str) -> Result<(), NetlinkError> {
@@ -131,20 +142,21 @@ impl Netlink {
     }
 
     /// Writes a neighbour that is never asked for and never expires.
-    pub(crate) async fn set_neighbour(&self, link: &Link, to: Ipv4Addr, mac: [u8; 6]) -> Result<(), NetlinkError> {
-        let request = self.handle.neighbours().add(link.index, IpAddr::V4(to)).link_layer_address(&mac).replace();
+    pub(crate) async fn set_neighbour(&self, link: &Link, to: IpAddr, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        let request = self.handle.neighbours().add(link.index, to).link_layer_address(&mac).replace();
         done(request.execute().await, &format!("set the neighbour {to} of {}", link.name))
     }
 
-    /// The MAC of a permanent IPv4 neighbour.
+    /// The MAC of a permanent neighbour.
     pub(crate) async fn permanent_neighbour(
         &self,
         ifindex: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> Result<Option<[u8; 6]>, NetlinkError> {
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let request = self.handle.neighbours().get().set_address_family(family);
         let found: Vec<NeighbourMessage> = collect(request.execute(), "list neighbours").await?;
-        let wanted = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        let wanted = NeighbourAttribute::Destination(NeighbourAddress::from(address));
         Ok(found
             .iter()
             .filter(|n| n.header.ifindex == ifindex && n.header.state == NeighbourState::Permanent)
@@ -171,6 +183,8 @@ pub struct Link {
     pub up: bool,
     pub arp: bool,
     pub veth: bool,
+    /// Of a virtual machine or a user space tunnel: tun, tap or macvtap.
+    pub tap: bool,
     /// Of a VXLAN device only.
     pub vxlan: Option<Vxlan>,
 }
@@ -215,6 +229,7 @@ pub(crate) fn format_mac(mac: &[u8; 6]) -> String {
 fn add_info(link: &mut Link, info: &LinkInfo) {
     match info {
         LinkInfo::Kind(InfoKind::Veth) => link.veth = true,
+        LinkInfo::Kind(InfoKind::Tun | InfoKind::MacVtap) => link.tap = true,
         LinkInfo::Data(InfoData::Vxlan(data)) => {
             let mut vxlan = Vxlan::default();
             for item in data {
@@ -230,11 +245,19 @@ fn add_info(link: &mut Link, info: &LinkInfo) {
     }
 }
 
-fn local_address(message: &AddressMessage) -> Option<Ipv4Addr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+/// Of a device with a peer the local end's; IPv6 names it only there.
+fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    })
+    });
+    let any = || {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    };
+    local.or_else(any)
 }
 
 pub(crate) fn oif(route: &RouteMessage) -> Option<u32> {
@@ -244,13 +267,54 @@ pub(crate) fn oif(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// The destination of an IPv4 route; the default route has no attribute for it.
-pub(crate) fn destination(route: &RouteMessage) -> (Ipv4Addr, u8) {
-    let address = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+/// The destination of a route; the default route has no attribute for it. None for families that are not IP.
+pub(crate) fn destination(route: &RouteMessage) -> Option<(IpAddr, u8)> {
+    let unspecified = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let stated = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(to) => address(to),
         _ => None,
     });
-    (address.unwrap_or(Ipv4Addr::UNSPECIFIED), route.header.destination_prefix_length)
+    Some((stated.unwrap_or(unspecified), route.header.destination_prefix_length))
+}
+
+/// The next hop of a route, of its own family.
+pub(crate) fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(by) => address(by),
+        _ => None,
+    })
+}
+
+/// Whether a route leads to a router, or to several.
+pub(crate) fn has_next_hop(route: &RouteMessage) -> bool {
+    let leads = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_))
+    };
+    route.attributes.iter().any(leads)
+}
+
+/// The MTU a route states.
+pub(crate) fn mtu(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+pub(crate) fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
 }
 
 fn link_layer(attribute: &NeighbourAttribute) -> Option<[u8; 6]> {

@@ -1,35 +1,42 @@
 //! Host routes: how sockets of the node reach pods of other nodes.
 //!
-//! One route per remote podCIDR, through the overlay device, with the gateway address as source so that replies find
-//! their way back over the overlay. The plan is pure; what is ours is told by [`ROUTE_PROTOCOL`] and the device.
+//! One route per remote podCIDR: through the overlay device, with the gateway address as source so that replies find
+//! their way back over the overlay; or, with direct routing, by the other node as next hop. The plan is pure; what is
+//! ours is told by [`ROUTE_PROTOCOL`] and by the device or the next hop (a pod's route has neither).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use diolkos_abi::pod::ROUTES;
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 
-use super::netlink::{Netlink, NetlinkError, ROUTE_PROTOCOL, destination};
+use super::netlink::{Netlink, NetlinkError, ROUTE_PROTOCOL, address, destination, gateway, has_next_hop, mtu, oif};
 
-/// A wanted route: `<destination> dev <overlay> scope link mtu <mtu> src <source>`.
+/// A wanted route: `<destination> [via <gateway>] dev <device> scope link [mtu <mtu>] src <source>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostRoute {
-    pub destination: Ipv4Network,
+    pub destination: IpNetwork,
+    pub ifindex: u32,
+    /// The next hop, of the destination's family.
+    pub gateway: Option<IpAddr>,
+    /// 0 for the device's.
     pub mtu: u32,
-    pub source: Ipv4Addr,
+    /// Of the destination's family.
+    pub source: Option<IpAddr>,
 }
 
-/// A route of ours found on the overlay device.
+/// A route of ours found in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PresentRoute {
     pub route: HostRoute,
     /// The parts of the kernel's key beside the destination are as we write them (main table, no metric, no TOS).
     pub ours_in_key: bool,
-    /// The rest is as we write it (unicast, scope link, no next hop).
+    /// The rest is as we write it (unicast, the right scope, one next hop at most).
     pub ours_in_shape: bool,
 }
 
@@ -45,7 +52,7 @@ pub struct RoutePlan {
 
 pub fn plan(desired: &BTreeSet<HostRoute>, present: &[PresentRoute]) -> RoutePlan {
     let mut plan = RoutePlan::default();
-    let wanted: BTreeMap<Ipv4Network, &HostRoute> = desired.iter().map(|r| (r.destination, r)).collect();
+    let wanted: BTreeMap<IpNetwork, &HostRoute> = desired.iter().map(|r| (r.destination, r)).collect();
     let mut held = BTreeSet::new();
     for (index, found) in present.iter().enumerate() {
         let destination = found.route.destination;
@@ -62,12 +69,15 @@ pub fn plan(desired: &BTreeSet<HostRoute>, present: &[PresentRoute]) -> RoutePla
     plan
 }
 
-/// What [`sync`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a sync of the routes did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteChanges {
     pub added: usize,
     pub replaced: usize,
     pub removed: usize,
+    /// Direct routing: podCIDRs of nodes that are no neighbours. They have no route of ours: routers, or routes that
+    /// the operator makes, lead there.
+    pub not_on_link: BTreeSet<IpNetwork>,
 }
 
 /// Routes that are not as they should be. The others are.
@@ -81,18 +91,20 @@ pub enum RouteError {
     Some { failed: usize, first: NetlinkError },
 }
 
-/// Makes our routes on the device exactly the desired ones. A route that fails does not keep the others from theirs.
+/// Makes our routes to other nodes exactly the desired ones; `overlay` is the overlay device, or 0. A route that fails
+/// does not keep the others from theirs.
 pub(super) async fn sync(
     netlink: &Netlink,
-    ifindex: u32,
+    overlay: u32,
     desired: &BTreeSet<HostRoute>,
 ) -> Result<RouteChanges, RouteError> {
     if desired.len() > ROUTES as usize {
         return Err(RouteError::TooMany { wanted: desired.len() });
     }
-    let mut messages = netlink.routes(ifindex).await?;
-    messages.retain(|message| message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL));
-    let present: Vec<PresentRoute> = messages.iter().map(read).collect();
+    let mut messages = netlink.routes(None).await?;
+    messages.retain(|message| is_ours(message, overlay));
+    let (messages, present): (Vec<RouteMessage>, Vec<PresentRoute>) =
+        messages.into_iter().filter_map(|message| read(&message).map(|route| (message, route))).unzip();
     let plan = plan(desired, &present);
 
     let mut changes = RouteChanges::default();
@@ -108,11 +120,11 @@ pub(super) async fn sync(
     }
     for route in &plan.replace {
         let what = format!("replace the route to {}", route.destination);
-        note(netlink.replace_route(message(route, ifindex), &what).await, &mut changes.replaced);
+        note(netlink.replace_route(message(route), &what).await, &mut changes.replaced);
     }
     for route in &plan.add {
         let what = format!("add the route to {} (an existing one is not ours: ip route show)", route.destination);
-        note(netlink.add_route(message(route, ifindex), &what).await, &mut changes.added);
+        note(netlink.add_route(message(route), &what).await, &mut changes.added);
     }
     let failed = failures.len();
     match failures.into_iter().next() {
@@ -121,47 +133,59 @@ pub(super) async fn sync(
     }
 }
 
-/// `<destination> dev <ifindex> proto 209 scope link [mtu <mtu>] [src <source>]`.
-fn message(route: &HostRoute, ifindex: u32) -> RouteMessage {
-    let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination.network(), route.destination.prefix())
-        .output_interface(ifindex)
-        .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-        .scope(RouteScope::Link)
-        .pref_source(route.source)
-        .build();
-    message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)]));
+fn is_ours(message: &RouteMessage, overlay: u32) -> bool {
+    message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+        && message.header.kind == RouteType::Unicast
+        && (oif(message) == Some(overlay) || has_next_hop(message))
+}
+
+/// `<destination> [via <gateway>] dev <ifindex> proto 209 [scope link] [mtu <mtu>] [src <source>]`.
+fn message(route: &HostRoute) -> RouteMessage {
+    let (to, prefix) = (route.destination.network(), route.destination.prefix());
+    let mut message = match to {
+        IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, prefix).build(),
+        IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, prefix).build(),
+    };
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.scope = scope(to, route.gateway.is_some());
+    message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    if route.mtu > 0 {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)]));
+    }
     message
 }
 
-fn read(message: &RouteMessage) -> PresentRoute {
-    let (address, prefix) = destination(message);
-    let mut route = HostRoute {
-        // The kernel's prefixes are at most 32.
-        destination: Ipv4Network::new_checked(address, prefix).unwrap_or_else(|| Ipv4Network::from(address)),
-        mtu: 0,
-        source: Ipv4Addr::UNSPECIFIED,
+/// IPv6 knows no scopes of routes.
+fn scope(to: IpAddr, next_hop: bool) -> RouteScope {
+    if to.is_ipv4() && !next_hop { RouteScope::Link } else { RouteScope::Universe }
+}
+
+/// None when it is no route of an IP family.
+fn read(message: &RouteMessage) -> Option<PresentRoute> {
+    let (to, prefix) = destination(message)?;
+    let route = HostRoute {
+        destination: IpNetwork::new(to, prefix).ok()?,
+        ifindex: oif(message).unwrap_or(0),
+        gateway: gateway(message),
+        mtu: mtu(message).unwrap_or(0),
+        source: message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(source) => address(source),
+            _ => None,
+        }),
     };
+    // What the kernel takes for a route without a metric: IP6_RT_PRIO_USER.
+    let usual = if message.header.address_family == AddressFamily::Inet6 { 1024 } else { 0 };
     let mut ours_in_key = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.tos == 0;
-    let mut ours_in_shape = message.header.kind == RouteType::Unicast && message.header.scope == RouteScope::Link;
+    let mut ours_in_shape = message.header.scope == scope(to, route.gateway.is_some());
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = *source,
-            RouteAttribute::Metrics(metrics) => {
-                ours_in_shape &= metrics.len() == 1;
-                route.mtu = metrics.iter().find_map(mtu_of).unwrap_or(0);
-            }
-            RouteAttribute::Priority(metric) => ours_in_key &= *metric == 0,
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => ours_in_shape = false,
+            RouteAttribute::Metrics(metrics) => ours_in_shape &= metrics.len() == 1,
+            RouteAttribute::Priority(metric) => ours_in_key &= *metric == usual,
+            RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) => ours_in_shape = false,
             _ => {}
         }
     }
-    PresentRoute { route, ours_in_key, ours_in_shape }
-}
-
-fn mtu_of(metric: &RouteMetric) -> Option<u32> {
-    match metric {
-        RouteMetric::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    }
+    Some(PresentRoute { route, ours_in_key, ours_in_shape })
 }

@@ -25,15 +25,16 @@ impl Pods {
             }
             self.detach(&held).await?;
         }
-        let attachment = self.reserve(call, &network, &netns).await?;
+        let asks = if call.socket_lb_off { Some(true) } else { self.asks_to_opt_out(&call.pod).await };
+        let attachment = self.reserve(call, asks, &network, &netns).await?;
         if let Err(error) = self.attach(&attachment, &netns, &network).await {
             if let Err(undo) = self.detach(&attachment).await {
                 tracing::warn!(container_id = attachment.container_id, %undo, "rollback of ADD failed; DEL repeats it");
             }
             return Err(error);
         }
-        let Attachment { container_id, pod, address, host_ifname, .. } = &attachment;
-        tracing::info!(container_id, pod, %address, host_ifname, "pod attached");
+        let Attachment { container_id, pod, host_ifname, .. } = &attachment;
+        tracing::info!(container_id, pod, address = attachment.shown(), host_ifname, "pod attached");
         Ok(attachment)
     }
 
@@ -43,8 +44,8 @@ impl Pods {
             return Ok(());
         };
         self.detach(&attachment).await?;
-        let Attachment { container_id, pod, address, .. } = &attachment;
-        tracing::info!(container_id, pod, %address, "pod detached");
+        let Attachment { container_id, pod, .. } = &attachment;
+        tracing::info!(container_id, pod, address = attachment.shown(), "pod detached");
         Ok(())
     }
 
@@ -71,12 +72,20 @@ impl Pods {
     }
 
     /// Takes an address and writes the attachment to disk, before anything in the kernel knows of it.
-    async fn reserve(&self, call: &AddCall, network: &Network, netns: &PodNetns) -> Result<Attachment, PodsError> {
+    async fn reserve(
+        &self,
+        call: &AddCall,
+        opts_out: Option<bool>,
+        network: &Network,
+        netns: &PodNetns,
+    ) -> Result<Attachment, PodsError> {
         let Names { host_ifname, host_mac, pod_mac } = Names::of(&call.key);
         let attachment = {
             let mut state = self.state();
-            if state.attachments.len() >= ENDPOINTS as usize {
-                return Err(PodsError::TooManyPods { limit: ENDPOINTS as usize });
+            let entries: usize = state.attachments.values().map(|held| held.addresses().iter().count()).sum();
+            let more = usize::from(network.pod_cidr_v4.is_some()) + usize::from(network.pod_cidr_v6.is_some());
+            if entries + more > ENDPOINTS as usize {
+                return Err(PodsError::TooManyPods { limit: state.attachments.len() });
             }
             if state.attachments.values().any(|held| held.host_ifname == host_ifname) {
                 // Two keys with one hash: 44 bits make it rare, not impossible.
@@ -85,31 +94,34 @@ impl Pods {
                     place: "another pod of this node".into(),
                 });
             }
+            let addresses = state.ipam.allocate(SystemTime::now())?;
             let attachment = Attachment {
                 container_id: call.key.container_id.clone(),
                 ifname: call.key.ifname.clone(),
                 network: call.network.clone(),
                 netns: call.netns.clone(),
                 netns_cookie: netns.cookie(),
-                address: state.ipam.allocate(SystemTime::now())?,
+                v4: addresses.v4,
+                v6: addresses.v6,
                 host_ifname,
                 host_mac,
                 pod_mac,
                 mtu: network.mtu,
-                socket_lb_off: call.socket_lb_off,
+                socket_lb_off: opts_out == Some(true),
+                socket_lb_unknown: opts_out.is_none(),
+                tap: false,
                 pod: call.pod.clone(),
             };
             state.attachments.insert(call.key.clone(), attachment.clone());
             attachment
         };
-        let saved = self.on_disk(attachment.clone(), |pods, attachment| Ok(pods.0.records.save(attachment)?)).await;
-        if let Err(error) = saved {
+        if let Err(error) = self.save(&attachment).await {
             if let Err(left) = self.0.records.cancel(&attachment) {
                 tracing::warn!(%left, "cannot remove what may be left of the record");
             }
             let mut state = self.state();
             state.attachments.remove(&call.key);
-            state.ipam.cancel(attachment.address);
+            attachment.addresses().iter().for_each(|address| state.ipam.cancel(address));
             return Err(error);
         }
         Ok(attachment)
@@ -118,20 +130,34 @@ impl Pods {
     async fn attach(&self, pod: &Attachment, netns: &PodNetns, network: &Network) -> Result<(), PodsError> {
         let netlink = Netlink::open()?;
         let link = veth::create(&netlink, pod, netns).await?;
-        veth::configure_host(&netlink, &link, pod, network.gateway).await?;
+        veth::configure_host(&netlink, &link, pod, network).await?;
         let inside = pod.clone();
         netns.run(move || async move { veth::configure_pod(&inside).await }).await??;
         self.register(pod, &link)
     }
 
-    /// Tells the dataplane of the pod, the address last: from then on packets are delivered.
+    /// Tells the dataplane of the pod, the addresses last: from then on packets are delivered.
     pub(super) fn register(&self, pod: &Attachment, link: &Link) -> Result<(), PodsError> {
         let mut dataplane = self.0.dataplane.lock();
         dataplane.attach_pod(&pod.host_ifname, link.index)?;
         if let Some(cookie) = pod.netns_cookie {
             dataplane.set_netns(cookie, pod.netns_entry(cookie))?;
         }
-        Ok(dataplane.upsert_endpoint(pod.endpoint_address(), pod.endpoint(link.index))?)
+        for address in pod.endpoint_addresses() {
+            dataplane.upsert_endpoint(address, pod.endpoint(link.index))?;
+        }
+        Ok(())
+    }
+
+    /// Writes another state of an attachment that is there: to disk, then in memory. The caller holds its lock.
+    pub(super) async fn change(&self, pod: &Attachment) -> Result<(), PodsError> {
+        self.save(pod).await?;
+        self.state().attachments.insert(pod.key(), pod.clone());
+        Ok(())
+    }
+
+    async fn save(&self, pod: &Attachment) -> Result<(), PodsError> {
+        self.on_disk(pod.clone(), |pods, pod| Ok(pods.0.records.save(pod)?)).await
     }
 
     /// Takes everything of a pod away, as far as it is there. When a step fails the others are done, the attachment
@@ -144,14 +170,17 @@ impl Pods {
         self.on_disk(pod.clone(), move |pods, pod| Ok(pods.0.records.release(pod, now)?)).await?;
         let mut state = self.state();
         state.attachments.remove(&pod.key());
-        state.ipam.release(pod.address, now);
+        pod.addresses().iter().for_each(|address| state.ipam.release(address, now));
         self.0.gone.notify_one();
         Ok(())
     }
 
     fn unregister(&self, pod: &Attachment) -> Result<(), PodsError> {
         let mut dataplane = self.0.dataplane.lock();
-        let endpoint = dataplane.remove_endpoint(&pod.endpoint_address()).map(drop);
+        let mut endpoint = Ok(());
+        for address in pod.endpoint_addresses() {
+            endpoint = endpoint.and(dataplane.remove_endpoint(&address).map(drop));
+        }
         let netns = match pod.netns_cookie {
             Some(cookie) if !self.shares_netns(pod) => dataplane.remove_netns(cookie).map(drop),
             _ => Ok(()),
@@ -178,11 +207,13 @@ impl Pods {
 
     fn verify_dataplane(&self, pod: &Attachment, link: &Link) -> Result<(), PodsError> {
         let dataplane = self.0.dataplane.lock();
-        let address = pod.endpoint_address();
-        let found = dataplane.endpoints()?.into_iter().find(|(key, _)| *key == address);
-        let endpoint = found.map(|(_, endpoint)| Endpoint { tag: 0, ..endpoint });
-        if endpoint != Some(pod.endpoint(link.index)) {
-            return Err(PodsError::Check(format!("the endpoint map has lost {}", pod.address)));
+        let endpoints = dataplane.endpoints()?;
+        for address in pod.endpoint_addresses() {
+            let found = endpoints.iter().find(|(key, _)| *key == address);
+            let endpoint = found.map(|(_, endpoint)| Endpoint { tag: 0, ..*endpoint });
+            if endpoint != Some(pod.endpoint(link.index)) {
+                return Err(PodsError::Check(format!("the endpoint map has lost {}", pod.shown())));
+            }
         }
         if !dataplane.attached_pods()?.contains(&pod.host_ifname) {
             return Err(PodsError::Check(format!("no programs are attached to {}", pod.host_ifname)));

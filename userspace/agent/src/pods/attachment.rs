@@ -1,17 +1,24 @@
 //! An attachment: one interface of one pod, with everything that is needed to check, repair and remove it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use diolkos_abi::address::{Address, v4_mapped};
 use diolkos_abi::pod::{Endpoint, Netns, cookie_tag, netns_flags};
 use serde::{Deserialize, Serialize};
 
+use super::ipam::Addresses;
 use super::protocol::Key;
 use crate::overlay::ALIAS;
 use crate::overlay::netlink::Link;
 
-/// The next hop of every pod. Nobody has it: the permanent neighbour in the pod leads to the host's end of the veth.
-pub const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The next hops of every pod. Nobody has them: the permanent neighbour in the pod leads to the host's end of the veth.
+pub const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+pub const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The next hop for packets to an address.
+pub(super) fn next_hop(to: IpAddr) -> IpAddr {
+    if to.is_ipv4() { NEXT_HOP_V4.into() } else { NEXT_HOP_V6.into() }
+}
 
 /// What is kept on disk of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +33,24 @@ pub struct Attachment {
     /// The kernel's cookie of the namespace; none before 5.14.
     #[serde(default)]
     pub netns_cookie: Option<u64>,
-    pub address: Ipv4Addr,
+    /// The pod's addresses: at least one. Records from before IPv6 have this one alone.
+    #[serde(rename = "address", default, skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Ipv4Addr>,
+    #[serde(rename = "addressV6", default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
     pub host_ifname: String,
     pub host_mac: [u8; 6],
     pub pod_mac: [u8; 6],
     pub mtu: u32,
-    /// Services are translated on the packet path only.
+    /// The pod, its namespace or its configuration asks for services to be translated on the packet path only.
     #[serde(default)]
     pub socket_lb_off: bool,
+    /// Nobody could say yet whether the pod or its namespace asks for it.
+    #[serde(default)]
+    pub socket_lb_unknown: bool,
+    /// A virtual machine's device was seen in the pod's network namespace: its packets never meet a socket of ours.
+    #[serde(default)]
+    pub tap: bool,
     /// `namespace/name` of the pod, for people.
     #[serde(default)]
     pub pod: String,
@@ -44,18 +61,40 @@ impl Attachment {
         Key { container_id: self.container_id.clone(), ifname: self.ifname.clone() }
     }
 
-    pub(super) fn endpoint_address(&self) -> Address {
-        v4_mapped(self.address.octets())
+    pub fn addresses(&self) -> Addresses {
+        Addresses { v4: self.v4, v6: self.v6 }
+    }
+
+    /// The pod's addresses, for people.
+    pub(super) fn shown(&self) -> String {
+        self.addresses().iter().map(|address| address.to_string()).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// The keys of the pod in the map of endpoints.
+    pub(super) fn endpoint_addresses(&self) -> impl Iterator<Item = Address> + use<> {
+        self.addresses().iter().map(|address| match address {
+            IpAddr::V4(address) => v4_mapped(address.octets()),
+            IpAddr::V6(address) => address.octets(),
+        })
     }
 
     /// The tag is filled in by the dataplane.
     pub(super) fn endpoint(&self, ifindex: u32) -> Endpoint {
-        Endpoint { ifindex, mac: self.pod_mac, host_mac: self.host_mac, ..Endpoint::default() }
+        let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
+        Endpoint { ifindex, mac: self.pod_mac, host_mac: self.host_mac, mtu, ..Endpoint::default() }
     }
 
     pub(super) fn netns_entry(&self, cookie: u64) -> Netns {
-        let flags = if self.socket_lb_off { netns_flags::OPT_OUT } else { 0 };
-        Netns { v4: self.address.octets(), flags, tag: cookie_tag(cookie), ..Netns::default() }
+        let v4 = self.v4.map_or([0; 4], |address| address.octets());
+        let v6 = self.v6.map_or([0; 16], |address| address.octets());
+        let mut flags = 0;
+        if self.socket_lb_off {
+            flags |= netns_flags::OPT_OUT;
+        }
+        if self.tap {
+            flags |= netns_flags::OPT_OUT | netns_flags::TAP;
+        }
+        Netns { v4, v6, flags, tag: cookie_tag(cookie) }
     }
 
     /// Whether a device of the host's name is the host's end. The MAC tells it before the alias is written.

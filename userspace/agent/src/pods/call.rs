@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::error::PodsError;
+use super::opt_out::{DISABLED, SOCKET_LB};
 use super::protocol::{Key, Reply, Request, Version};
 use super::{Pods, results};
 
-/// Name of the annotation, CNI argument or configuration key that keeps a pod's sockets untranslated (`"off"`).
-pub(super) const SOCKET_LB: &str = "diolkos.dev/socket-lb";
 /// The capability by which container runtimes hand over a pod's annotations.
 pub(super) const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// GC's list of what the runtime still knows.
@@ -41,11 +40,11 @@ impl Pods {
             }
             "DEL" => self.delete(&key(request)?).await.map(|()| Value::Null),
             "CHECK" => self.check(&key(request)?, required_netns(request)?).await.and_then(|held| {
-                check_previous(request, &held.address.to_string())?;
+                held.addresses().iter().try_for_each(|address| check_previous(request, &address.to_string()))?;
                 Ok(Value::Null)
             }),
             "GC" => self.collect(network_name(request)?, &valid(request)?).await.map(|()| Value::Null),
-            "STATUS" => self.network().map(|_| Value::Null).map_err(|_| PodsError::NotAvailable),
+            "STATUS" => self.status().map(|()| Value::Null),
             "VERSION" => Ok(results::versions()),
             other => Err(PodsError::Command(other.to_owned())),
         }
@@ -101,9 +100,9 @@ fn network_name(request: &Request) -> Result<&str, PodsError> {
 }
 
 fn socket_lb_off(request: &Request) -> bool {
-    let off = |value: Option<&Value>| value.and_then(Value::as_str) == Some("off");
+    let off = |value: Option<&Value>| value.and_then(Value::as_str) == Some(DISABLED);
     let annotations = request.config.get("runtimeConfig").and_then(|config| config.get(ANNOTATIONS));
-    request.args.get(SOCKET_LB).is_some_and(|value| value == "off")
+    request.args.get(SOCKET_LB).is_some_and(|value| value == DISABLED)
         || off(request.config.get(SOCKET_LB))
         || off(annotations.and_then(|annotations| annotations.get(SOCKET_LB)))
 }
@@ -160,12 +159,12 @@ mod tests {
     #[test]
     fn a_pod_opts_out_of_socket_translation_by_annotation_argument_or_configuration() {
         assert!(!socket_lb_off(&request("ADD", json!({}))));
-        assert!(!socket_lb_off(&request("ADD", json!({ SOCKET_LB: "on" }))));
-        assert!(socket_lb_off(&request("ADD", json!({ SOCKET_LB: "off" }))));
-        let annotated = json!({ "runtimeConfig": { ANNOTATIONS: { SOCKET_LB: "off" } } });
+        assert!(!socket_lb_off(&request("ADD", json!({ SOCKET_LB: "enabled" }))));
+        assert!(socket_lb_off(&request("ADD", json!({ SOCKET_LB: DISABLED }))));
+        let annotated = json!({ "runtimeConfig": { ANNOTATIONS: { SOCKET_LB: DISABLED } } });
         assert!(socket_lb_off(&request("ADD", annotated)));
         let mut by_argument = request("ADD", json!({}));
-        by_argument.args.insert(SOCKET_LB.into(), "off".into());
+        by_argument.args.insert(SOCKET_LB.into(), DISABLED.into());
         assert!(socket_lb_off(&by_argument));
     }
 

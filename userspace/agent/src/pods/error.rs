@@ -1,7 +1,7 @@
 //! What can go wrong with a call, and the CNI error code of each.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::ipam::IpamError;
@@ -22,10 +22,12 @@ pub enum PodsError {
     Environment(String),
     #[error("{0}")]
     Config(String),
-    #[error("the agent is not ready: it has no podCIDR of this node yet (kubectl get node -o yaml, spec.podCIDR)")]
+    #[error("the agent is not ready: it has no podCIDR of this node yet")]
     NotReady,
     #[error("ADD is not possible yet: the agent has no podCIDR of this node")]
     NotAvailable,
+    #[error("pods of this node may not reach everybody: {0}")]
+    Limited(String),
     #[error("{limit} pods are attached to this node, which is the limit")]
     TooManyPods { limit: usize },
     #[error(transparent)]
@@ -47,7 +49,7 @@ pub enum PodsError {
     #[error("{0}; delete the pod, its controller makes a new one")]
     Check(String),
     #[error("the address {address} has two pods on disk ({first} and {second}): delete both pods")]
-    AddressTwice { address: Ipv4Addr, first: String, second: String },
+    AddressTwice { address: IpAddr, first: String, second: String },
     #[error("cannot {operation} {}: {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: another agent answers on this socket; stop it first", socket.display())]
@@ -69,6 +71,7 @@ impl PodsError {
             }
             Self::Config(_) => code::INVALID_CONFIG,
             Self::NotAvailable => code::NOT_AVAILABLE,
+            Self::Limited(_) => code::LIMITED,
             Self::Record(_) | Self::Io { .. } => code::IO,
             Self::NotReady | Self::Slow(_) | Self::Fault => code::TRY_AGAIN_LATER,
             Self::Ipam(IpamError::NoRange | IpamError::Resting { .. }) => code::TRY_AGAIN_LATER,
@@ -89,7 +92,26 @@ impl PodsError {
             cni_version: version.as_str().into(),
             code: self.code(),
             msg: self.to_string(),
-            details: String::new(),
+            details: self.details().into(),
+        }
+    }
+
+    /// What to do about it, where the message does not say.
+    fn details(&self) -> &'static str {
+        match self {
+            Self::NotReady | Self::NotAvailable | Self::Ipam(IpamError::NoRange) => {
+                "spec.podCIDRs of the Node (kubectl get node -o yaml) is filled in by the controller manager"
+            }
+            Self::Ipam(IpamError::Full { .. }) => {
+                "delete pods of this node, or make the node anew with a larger podCIDR (the controller manager's node \
+                 mask); CNI's GC removes what the runtime has forgotten"
+            }
+            Self::Ipam(IpamError::Resting { .. }) => {
+                "the address of a deleted pod rests, so that nobody takes the next one for it; the runtime tries again"
+            }
+            Self::TooManyPods { .. } => "delete pods of this node",
+            Self::Limited(_) => "the agent tries again by itself; its log says when the pod network is whole",
+            _ => "",
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod install;
 mod ipam;
 mod netns;
+mod opt_out;
 pub mod protocol;
 mod records;
 mod repair;
@@ -19,18 +20,19 @@ mod server;
 mod veth;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
-pub use attachment::{Attachment, HOST_PREFIX, NEXT_HOP, Names};
+pub use attachment::{Attachment, HOST_PREFIX, NEXT_HOP_V4, NEXT_HOP_V6, Names};
 pub use error::PodsError;
 pub use install::{Install, install};
-pub use ipam::{Ipam, IpamError, REST};
+pub use ipam::{Addresses, Ipam, IpamError, REST};
 pub use netns::NetnsError;
+pub use opt_out::{Annotations, Wishes};
 pub use records::{RecordError, Records};
 pub use repair::Repaired;
 pub use server::listen;
@@ -42,12 +44,14 @@ use protocol::Key;
 #[derive(Clone)]
 pub struct Pods(Arc<Inner>);
 
-/// What pods of this node are given, known once the node has a podCIDR and the overlay stands.
+/// What pods of this node are given, known once the node has a podCIDR and the overlay stands. At least one podCIDR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    pub pod_cidr: Ipv4Network,
-    /// The node's own address in the pod network, the source of its packets to pods.
-    pub gateway: Ipv4Addr,
+    pub pod_cidr_v4: Option<Ipv4Network>,
+    pub pod_cidr_v6: Option<Ipv6Network>,
+    /// The node's own addresses towards pods: the source of its packets to them.
+    pub source_v4: Option<Ipv4Addr>,
+    pub source_v6: Option<Ipv6Addr>,
     /// Of both ends of every veth, bytes.
     pub mtu: u32,
 }
@@ -71,6 +75,9 @@ struct State {
     /// What is on disk, or is about to be.
     attachments: BTreeMap<Key, Attachment>,
     network: Option<Network>,
+    /// Why pods that are attached may not reach everybody.
+    limited: Option<String>,
+    wishes: Option<Arc<dyn Wishes>>,
 }
 
 impl Pods {
@@ -78,10 +85,13 @@ impl Pods {
     pub fn open(state_dir: &Path, dataplane: Shared, rest: Duration) -> Result<Self, PodsError> {
         let records = Records::open(state_dir)?;
         let loaded = records.load()?;
-        let mut state = State { ipam: Ipam::new(rest), attachments: BTreeMap::new(), network: None };
+        let mut state =
+            State { ipam: Ipam::new(rest), attachments: BTreeMap::new(), network: None, limited: None, wishes: None };
         for attachment in loaded.attachments {
-            if !state.ipam.adopt(attachment.address) {
-                return Err(address_twice(&state.attachments, &attachment));
+            for address in attachment.addresses().iter() {
+                if !state.ipam.adopt(address) {
+                    return Err(address_twice(address, &state.attachments, &attachment));
+                }
             }
             state.attachments.insert(attachment.key(), attachment);
         }
@@ -102,8 +112,18 @@ impl Pods {
     /// From now on pods are given addresses of this network. Until the first call ADD answers "try again later".
     pub fn set_network(&self, network: Network) {
         let mut state = self.state();
-        state.ipam.set_range(network.pod_cidr);
+        state.ipam.set_ranges(network.pod_cidr_v4, network.pod_cidr_v6);
         state.network = Some(network);
+    }
+
+    /// Says why attached pods may not reach everybody, or that they do: STATUS tells the runtime.
+    pub fn set_limited(&self, reason: Option<String>) {
+        self.state().limited = reason;
+    }
+
+    /// From now on pods may ask for their sockets to be left alone.
+    pub fn set_wishes(&self, wishes: impl Wishes + 'static) {
+        self.state().wishes = Some(Arc::new(wishes));
     }
 
     /// What is attached now.
@@ -124,6 +144,16 @@ impl Pods {
         self.state().network.ok_or(PodsError::NotReady)
     }
 
+    /// Whether ADD would succeed, and pods reach everybody.
+    fn status(&self) -> Result<(), PodsError> {
+        let state = self.state();
+        match (&state.network, &state.limited) {
+            (None, _) => Err(PodsError::NotAvailable),
+            (Some(_), Some(reason)) => Err(PodsError::Limited(reason.clone())),
+            (Some(_), None) => Ok(()),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change of the state is one assignment, so a panic elsewhere cannot leave half of one.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,10 +170,10 @@ pub(crate) fn host_netns_cookie() -> std::io::Result<Option<u64>> {
     netns::cookie()
 }
 
-fn address_twice(attachments: &BTreeMap<Key, Attachment>, second: &Attachment) -> PodsError {
-    let first = attachments.values().find(|first| first.address == second.address);
+fn address_twice(address: IpAddr, attachments: &BTreeMap<Key, Attachment>, second: &Attachment) -> PodsError {
+    let first = attachments.values().find(|first| first.addresses().iter().any(|held| held == address));
     PodsError::AddressTwice {
-        address: second.address,
+        address,
         first: first.map(|first| first.container_id.clone()).unwrap_or_default(),
         second: second.container_id.clone(),
     }

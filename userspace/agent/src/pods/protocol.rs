@@ -55,6 +55,8 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u32 = 11;
     /// STATUS: ADD would fail.
     pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: pods that are attached may not reach everybody.
+    pub const LIMITED: u32 = 51;
     /// The kernel refused a step of ours.
     pub const KERNEL: u32 = 100;
     /// No pod address is left.

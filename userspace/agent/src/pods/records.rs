@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +34,7 @@ pub enum RecordError {
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub attachments: Vec<Attachment>,
-    pub resting: Vec<(Ipv4Addr, SystemTime)>,
+    pub resting: Vec<(IpAddr, SystemTime)>,
 }
 
 impl Records {
@@ -53,6 +53,9 @@ impl Records {
             let bytes = fs::read(&path).map_err(failed("read", &path))?;
             let attachment: Attachment = serde_json::from_slice(&bytes)
                 .map_err(|error| RecordError::Corrupt { path: path.clone(), reason: error.to_string() })?;
+            if attachment.addresses().iter().next().is_none() {
+                return Err(RecordError::Corrupt { path, reason: "it has no address".into() });
+            }
             loaded.attachments.push(attachment);
         }
         for path in files(&self.resting)? {
@@ -72,14 +75,16 @@ impl Records {
             .map_err(|error| RecordError::Corrupt { path: path.clone(), reason: error.to_string() })?;
         write_whole(&path, &bytes)?;
         // The address is in use again, whatever was said of it before.
-        self.forget_resting(attachment.address)
+        attachment.addresses().iter().try_for_each(|address| self.forget_resting(address))
     }
 
-    /// Turns an attachment into a resting address, in this order: a crash between the two leaves the attachment, which
+    /// Turns an attachment into resting addresses, in this order: a crash in between leaves the attachment, which
     /// is then collected as one whose device is gone.
     pub fn release(&self, attachment: &Attachment, now: SystemTime) -> Result<(), RecordError> {
         let millis = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        write_whole(&self.resting.join(attachment.address.to_string()), millis.to_string().as_bytes())?;
+        for address in attachment.addresses().iter() {
+            write_whole(&self.resting.join(address.to_string()), millis.to_string().as_bytes())?;
+        }
         remove(&self.attachment_path(&attachment.key()))
     }
 
@@ -88,7 +93,7 @@ impl Records {
         remove(&self.attachment_path(&attachment.key()))
     }
 
-    fn forget_resting(&self, address: Ipv4Addr) -> Result<(), RecordError> {
+    fn forget_resting(&self, address: IpAddr) -> Result<(), RecordError> {
         remove(&self.resting.join(address.to_string()))
     }
 
@@ -144,7 +149,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, RecordError> {
     Ok(paths)
 }
 
-fn parse_resting(path: &Path, text: &str) -> Option<(Ipv4Addr, SystemTime)> {
+fn parse_resting(path: &Path, text: &str) -> Option<(IpAddr, SystemTime)> {
     let address = path.file_name()?.to_str()?.parse().ok()?;
     let released = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(text.trim().parse().ok()?))?;
     Some((address, released))
@@ -159,6 +164,8 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Rec
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use crate::pods::attachment::Names;
 
@@ -170,12 +177,15 @@ mod tests {
             network: "diolkos".into(),
             netns: "/run/netns/x".into(),
             netns_cookie: Some(7),
-            address: Ipv4Addr::new(10, 244, 1, last),
+            v4: Some(Ipv4Addr::new(10, 244, 1, last)),
+            v6: Some(Ipv6Addr::new(0xfd44, 1, 0, 0, 0, 0, 0, last.into())),
             host_ifname: names.host_ifname,
             host_mac: names.host_mac,
             pod_mac: names.pod_mac,
             mtu: 1450,
             socket_lb_off: false,
+            socket_lb_unknown: false,
+            tap: false,
             pod: "default/web".into(),
         }
     }
@@ -192,9 +202,36 @@ mod tests {
         records.release(&gone, now).unwrap();
         let loaded = Records::open(dir.path()).unwrap().load().unwrap();
         assert_eq!(loaded.attachments, [kept]);
-        assert_eq!(loaded.resting, [(gone.address, now)]);
+        let addresses: Vec<IpAddr> = gone.addresses().iter().collect();
+        assert_eq!(loaded.resting, [(addresses[0], now), (addresses[1], now)]);
         records.save(&attachment("next", 3)).unwrap();
-        assert!(records.load().unwrap().resting.is_empty(), "the address has a pod again");
+        assert!(records.load().unwrap().resting.is_empty(), "the addresses have a pod again");
+    }
+
+    #[test]
+    fn a_record_from_before_ipv6_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let text = r#"{
+            "containerId": "c1", "ifname": "eth0", "network": "diolkos", "netns": "/run/netns/x",
+            "netnsCookie": 4097, "address": "10.244.1.2", "hostIfname": "di00112233445",
+            "hostMac": [10, 210, 1, 2, 3, 4], "podMac": [10, 211, 1, 2, 3, 4], "mtu": 1450,
+            "socketLbOff": true, "pod": "default/web"
+        }"#;
+        fs::write(dir.path().join("attachments/c1@eth0"), text).unwrap();
+        let read = &records.load().unwrap().attachments[0];
+        assert_eq!((read.v4, read.v6), (Some(Ipv4Addr::new(10, 244, 1, 2)), None));
+        assert!(read.socket_lb_off && !read.socket_lb_unknown && !read.tap);
+    }
+
+    #[test]
+    fn a_record_without_an_address_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let none = Attachment { v4: None, v6: None, ..attachment("c1", 2) };
+        records.save(&none).unwrap();
+        let error = records.load().unwrap_err().to_string();
+        assert!(error.contains("attachments/c1@eth0") && error.contains("address"), "{error}");
     }
 
     #[test]

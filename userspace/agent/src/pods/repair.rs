@@ -1,6 +1,8 @@
 //! Kernel and dataplane brought back to what is on disk: after a restart, and at every full resync.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 
 use diolkos_abi::pod::netns_flags;
 
@@ -15,7 +17,7 @@ use crate::overlay::netlink::Netlink;
 pub struct Repaired {
     /// Attachments that stand: their routes, programs and map entries are in place.
     pub kept: usize,
-    /// Attachments whose device was gone, removed.
+    /// Attachments whose device or network namespace was gone, removed.
     pub collected: usize,
     /// Endpoints, namespaces, programs and devices of ours without an attachment, removed.
     pub orphans: usize,
@@ -24,7 +26,7 @@ pub struct Repaired {
 }
 
 impl Pods {
-    /// Registers every attachment whose device stands, collects the others, and removes what belongs to none. Call it
+    /// Registers every attachment whose device and network namespace stand, collects the others, and removes what belongs to none. Call it
     /// once [`Pods::set_network`] was, and again at every full resync. Calls of the plugin may run meanwhile.
     pub async fn repair(&self) -> Result<Repaired, PodsError> {
         let network = self.network()?;
@@ -67,17 +69,18 @@ impl Pods {
         if self.attachment(&key).as_ref() != Some(attachment) {
             return Ok(Standing::Gone);
         }
-        match netlink.link(&attachment.host_ifname).await? {
-            Some(link) if attachment.owns(&link) => {
-                veth::configure_host(netlink, &link, attachment, network.gateway).await?;
-                self.register(attachment, &link)?;
-                Ok(Standing::Kept)
-            }
-            _ => {
-                self.detach(attachment).await?;
-                Ok(Standing::Collected)
-            }
+        let link = netlink.link(&attachment.host_ifname).await?.filter(|link| attachment.owns(link));
+        let Some(link) = link.filter(|_| !is_gone(&attachment.netns)) else {
+            self.detach(attachment).await?;
+            return Ok(Standing::Collected);
+        };
+        let (pod, looked) = self.look_at(attachment, network.mtu).await;
+        if pod != *attachment {
+            self.change(&pod).await?;
         }
+        veth::configure_host(netlink, &link, &pod, network).await?;
+        self.register(&pod, &link)?;
+        looked.map(|()| Standing::Kept)
     }
 
     /// The state is read while the dataplane is locked: an attachment is in the state before the dataplane hears of
@@ -86,7 +89,7 @@ impl Pods {
         let mut dataplane = self.0.dataplane.lock();
         let held = self.attachments();
         let mut count = 0;
-        let addresses: BTreeSet<_> = held.iter().map(Attachment::endpoint_address).collect();
+        let addresses: BTreeSet<_> = held.iter().flat_map(Attachment::endpoint_addresses).collect();
         for (address, _) in dataplane.endpoints()? {
             if !addresses.contains(&address) {
                 count += usize::from(dataplane.remove_endpoint(&address)?);
@@ -122,6 +125,14 @@ impl Pods {
         }
         Ok(count)
     }
+}
+
+/// Whether a network namespace's file is gone from a directory that is there: the runtime removed it with the pod. (A
+/// directory that is not there says nothing: it may not be mounted where the agent runs.)
+fn is_gone(netns: &str) -> bool {
+    let path = Path::new(netns);
+    let absent = std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    absent && path.parent().is_some_and(Path::is_dir)
 }
 
 enum Standing {

@@ -1,16 +1,17 @@
 //! The veth pair of a pod: made, configured on both sides, verified.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::attachment::{Attachment, NEXT_HOP};
+use super::Network;
+use super::attachment::{Attachment, next_hop};
 use super::error::PodsError;
 use super::netns::PodNetns;
-use crate::overlay::netlink::{Link, Netlink, NetlinkError, ROUTE_PROTOCOL, destination, format_mac};
-use crate::overlay::{ALIAS, sysctl};
+use crate::overlay::netlink::{Link, Netlink, NetlinkError, ROUTE_PROTOCOL, destination, format_mac, gateway};
+use crate::overlay::{ALIAS, host_prefix, sysctl};
 
 /// Makes the pair: one end here, the other in the pod, under its final name from the start.
 pub(super) async fn create(netlink: &Netlink, pod: &Attachment, netns: &PodNetns) -> Result<Link, PodsError> {
@@ -46,41 +47,87 @@ pub(super) async fn configure_host(
     netlink: &Netlink,
     link: &Link,
     pod: &Attachment,
-    gateway: Ipv4Addr,
+    network: &Network,
 ) -> Result<(), PodsError> {
     if link.alias != ALIAS {
         let message = LinkUnspec::new_with_index(link.index).alias(ALIAS).build();
         netlink.set_link(message, &format!("name {} ours", link.name)).await?;
     }
+    set_mtu(netlink, link, pod.mtu).await?;
     sysctl::loosen_reverse_path(&link.name)?;
+    sysctl::quiet(&link.name)?;
+    sysctl::distrust(&link.name)?;
     if !link.up {
         netlink.set_up(link).await?;
     }
-    netlink.set_neighbour(link, pod.address, pod.pod_mac).await?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(pod.address, 32)
-        .output_interface(link.index)
-        .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-        .scope(RouteScope::Link)
-        .pref_source(gateway)
-        .build();
-    let what = format!("set the route to {} by {}", pod.address, link.name);
-    Ok(netlink.replace_route(route, &what).await?)
+    for address in pod.addresses().iter() {
+        netlink.set_neighbour(link, address, pod.pod_mac).await?;
+        let what = format!("set the route to {address} by {}", link.name);
+        netlink.replace_route(host_route(link, address, network), &what).await?;
+    }
+    Ok(())
+}
+
+fn host_route(link: &Link, address: IpAddr, network: &Network) -> RouteMessage {
+    let (mut message, source) = match address {
+        IpAddr::V4(address) => {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32);
+            (route.scope(RouteScope::Link).build(), network.source_v4.map(IpAddr::V4))
+        }
+        IpAddr::V6(address) => {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128);
+            (route.build(), network.source_v6.map(IpAddr::V6))
+        }
+    };
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.attributes.push(RouteAttribute::Oif(link.index));
+    message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message
 }
 
 /// Configures the pod's end. Runs inside the pod's namespace, after the host's end is up.
-pub(super) async fn configure_pod(pod: &Attachment) -> Result<(), NetlinkError> {
+pub(super) async fn configure_pod(pod: &Attachment) -> Result<(), PodsError> {
     let netlink = Netlink::open()?;
     let lo = required(&netlink, "lo").await?;
     if !lo.up {
         netlink.set_up(&lo).await?;
     }
     let link = required(&netlink, &pod.ifname).await?;
-    netlink.add_address(&link, pod.address).await?;
+    sysctl::quiet(&pod.ifname)?;
+    for address in pod.addresses().iter() {
+        netlink.add_address(&link, address).await?;
+    }
     netlink.set_up(&link).await?;
-    netlink.set_neighbour(&link, NEXT_HOP, pod.host_mac).await?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(NEXT_HOP).output_interface(link.index).onlink().build();
-    netlink.add_route(route, "add the pod's default route").await
+    for address in pod.addresses().iter() {
+        netlink.set_neighbour(&link, next_hop(address), pod.host_mac).await?;
+        netlink.add_route(default_route(&link, address), "add the pod's default route").await?;
+    }
+    Ok(())
+}
+
+fn default_route(link: &Link, of: IpAddr) -> RouteMessage {
+    let mut message = match of {
+        IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().onlink().build(),
+        IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    };
+    message.attributes.push(RouteAttribute::Gateway(next_hop(of).into()));
+    message.attributes.push(RouteAttribute::Oif(link.index));
+    message
+}
+
+/// Gives the pod's end the MTU of the record. Runs inside the pod's namespace.
+pub(super) async fn follow_mtu(pod: &Attachment) -> Result<(), NetlinkError> {
+    let netlink = Netlink::open()?;
+    let link = required(&netlink, &pod.ifname).await?;
+    set_mtu(&netlink, &link, pod.mtu).await
+}
+
+async fn set_mtu(netlink: &Netlink, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    if link.mtu == mtu {
+        return Ok(());
+    }
+    let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+    netlink.set_link(message, &format!("set the MTU of {} to {mtu}", link.name)).await
 }
 
 /// What is wrong with the host's end, if anything; its device otherwise.
@@ -89,19 +136,23 @@ pub(super) async fn verify_host(netlink: &Netlink, pod: &Attachment) -> Result<R
     let Some(link) = netlink.link(name).await? else {
         return Ok(Err(format!("the device {name} is gone")));
     };
-    let routes = netlink.routes(link.index).await?;
-    let neighbour = netlink.permanent_neighbour(link.index, pod.address).await?;
-    Ok(if !pod.owns(&link) {
-        Err(format!("the device {name} is not ours"))
-    } else if !link.up {
-        Err(format!("the device {name} is down"))
-    } else if !routes.iter().any(|route| destination(route) == (pod.address, 32)) {
-        Err(format!("the route to {} by {name} is gone", pod.address))
-    } else if neighbour != Some(pod.pod_mac) {
-        Err(format!("the neighbour {} of {name} is gone or wrong", pod.address))
-    } else {
-        Ok(link)
-    })
+    if !pod.owns(&link) {
+        return Ok(Err(format!("the device {name} is not ours")));
+    }
+    if !link.up {
+        return Ok(Err(format!("the device {name} is down")));
+    }
+    let routes = netlink.routes(Some(link.index)).await?;
+    for address in pod.addresses().iter() {
+        let to = Some((address, host_prefix(address)));
+        if !routes.iter().any(|route| destination(route) == to) {
+            return Ok(Err(format!("the route to {address} by {name} is gone")));
+        }
+        if netlink.permanent_neighbour(link.index, address).await? != Some(pod.pod_mac) {
+            return Ok(Err(format!("the neighbour {address} of {name} is gone or wrong")));
+        }
+    }
+    Ok(Ok(link))
 }
 
 /// What is wrong with the pod's end, if anything. Runs inside the pod's namespace.
@@ -111,26 +162,32 @@ pub(super) async fn verify_pod(pod: &Attachment) -> Result<Result<(), String>, N
     let Some(link) = netlink.link(name).await? else {
         return Ok(Err(format!("the pod's device {name} is gone")));
     };
-    let addresses = netlink.addresses(link.index).await?;
-    let routes = netlink.routes(link.index).await?;
-    let neighbour = netlink.permanent_neighbour(link.index, NEXT_HOP).await?;
-    let is_default = |route: &RouteMessage| {
-        destination(route) == (Ipv4Addr::UNSPECIFIED, 0)
-            && route.attributes.contains(&RouteAttribute::Gateway(RouteAddress::Inet(NEXT_HOP)))
-    };
-    Ok(if link.mac != pod.pod_mac {
-        Err(format!("the pod's device {name} has MAC {}, not {}", format_mac(&link.mac), format_mac(&pod.pod_mac)))
-    } else if !link.up {
-        Err(format!("the pod's device {name} is down"))
-    } else if !addresses.iter().any(|(address, prefix, _)| (*address, *prefix) == (pod.address, 32)) {
-        Err(format!("the pod's device {name} has lost its address {}/32", pod.address))
-    } else if !routes.iter().any(is_default) {
-        Err(format!("the pod has lost its default route via {NEXT_HOP}"))
-    } else if neighbour != Some(pod.host_mac) {
-        Err(format!("the pod's neighbour {NEXT_HOP} is gone or wrong"))
-    } else {
-        Ok(())
-    })
+    if link.mac != pod.pod_mac {
+        let (found, wanted) = (format_mac(&link.mac), format_mac(&pod.pod_mac));
+        return Ok(Err(format!("the pod's device {name} has MAC {found}, not {wanted}")));
+    }
+    if !link.up {
+        return Ok(Err(format!("the pod's device {name} is down")));
+    }
+    let held = netlink.addresses(link.index).await?;
+    let routes = netlink.routes(Some(link.index)).await?;
+    for address in pod.addresses().iter() {
+        let (prefix, hop) = (host_prefix(address), next_hop(address));
+        if !held.iter().any(|(held, length, _)| (*held, *length) == (address, prefix)) {
+            return Ok(Err(format!("the pod's device {name} has lost its address {address}/{prefix}")));
+        }
+        let leads = |route: &RouteMessage| {
+            destination(route).is_some_and(|(to, length)| to.is_unspecified() && length == 0)
+                && gateway(route) == Some(hop)
+        };
+        if !routes.iter().any(leads) {
+            return Ok(Err(format!("the pod has lost its default route via {hop}")));
+        }
+        if netlink.permanent_neighbour(link.index, hop).await? != Some(pod.host_mac) {
+            return Ok(Err(format!("the pod's neighbour {hop} is gone or wrong")));
+        }
+    }
+    Ok(Ok(()))
 }
 
 async fn required(netlink: &Netlink, name: &str) -> Result<Link, NetlinkError> {
