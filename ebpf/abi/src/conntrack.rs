@@ -187,7 +187,9 @@ pub struct SocketFlow {
     pub backend_port: [u8; 2],
     /// [`crate::address::protocol`].
     pub protocol: u8,
-    pub pad: [u8; 7],
+    /// 1 when the socket talks to further services, which stand in `peer`.
+    pub more: u8,
+    pub pad: [u8; 6],
 }
 const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() == 8);
 

@@ -113,6 +113,9 @@ pub const fn row_parts(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
+/// The row of a service id that is free but was in use: no endpoints, and told apart from an id never given out.
+pub const RETIRED_ROW: u64 = row_word(u32::MAX, 0);
+
 /// One element of map `slot`: backend ids.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -33,5 +33,5 @@ pub use balance::CANDIDATES;
 pub use diolkos_abi::address::Address;
 pub use hooks::{from_container, from_overlay, to_container, to_overlay};
 pub use packet::{Change, Packet};
-pub use socket::{Peer, connect4, getpeername4};
+pub use socket::{Peer, connect, getpeername, recvmsg, sendmsg};
 pub use tables::{Insert, InsertError, Tables};

@@ -3,11 +3,13 @@
 //! The kernel reuses a freed hash element at once, so a reader can meet another key's value. Such a value has another
 //! tag: the lookup is made once more, and a second mismatch is a miss.
 
-use diolkos_abi::address::v4_mapped;
+use diolkos_abi::address::{self, Address, address_words, is_v4, v4_mapped, v4_of};
 use diolkos_abi::config::Config;
-use diolkos_abi::conntrack::{Flow, Tuple};
+use diolkos_abi::conntrack::{Flow, Peer, PeerKey, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, RouteKey, address_tag, cookie_tag};
-use diolkos_abi::service::{Affinity, AffinityKey, FrontendKey, MemberKey, frontend_parts, member_parts};
+use diolkos_abi::service::{
+    Affinity, AffinityKey, FrontendKey, MemberKey, frontend_flags, frontend_parts, member_parts, scope,
+};
 
 use crate::tables::Tables;
 
@@ -21,6 +23,43 @@ pub(crate) fn service<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<u3
     }
     let (service, tag, _) = frontend_parts(tables.frontend(key)?);
     (tag == expected).then_some(service)
+}
+
+/// Whether an address is a service's: an unknown port of it is refused. Only addresses of the service CIDR are asked
+/// for, so that no others pay for the lookup.
+#[inline(always)]
+pub(crate) fn is_service_address<T: Tables>(config: &Config, tables: &mut T, address: &Address) -> bool {
+    if !in_service_cidr(config, address) {
+        return false;
+    }
+    let key = FrontendKey::new(*address, [0; 2], 0, scope::CLUSTER);
+    let expected = key.tag();
+    let is_marker = |word| {
+        let (_, tag, flags) = frontend_parts(word);
+        tag == expected && flags & frontend_flags::ADDRESS != 0
+    };
+    tables.frontend(&key).is_some_and(is_marker) || tables.frontend(&key).is_some_and(is_marker)
+}
+
+#[inline(always)]
+fn in_service_cidr(config: &Config, address: &Address) -> bool {
+    if is_v4(address) {
+        config.service_cidr_v4 != [0; 4] && masked(v4_of(address), config.service_mask_v4) == config.service_cidr_v4
+    } else {
+        let cidr = address_words(&config.service_cidr_v6);
+        cidr != [0; 4] && address_words(&address::masked(address, &config.service_mask_v6)) == cidr
+    }
+}
+
+/// The other end of a translation of the socket at hand.
+#[inline(always)]
+pub(crate) fn peer<T: Tables>(tables: &mut T, key: &PeerKey) -> Option<Peer> {
+    let tag = key.tag();
+    let peer = tables.peer(key)?;
+    if peer.tag == tag {
+        return Some(peer);
+    }
+    tables.peer(key).filter(|peer| peer.tag == tag)
 }
 
 /// What is remembered of a client of a service with session affinity.

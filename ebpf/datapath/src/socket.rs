@@ -1,8 +1,13 @@
 //! The hooks of system calls: a connection to a service becomes one to its backend before a packet exists.
+//!
+//! One source for both families: a peer's address has the form of the maps, in which IPv4 is v4-mapped. So an IPv6
+//! socket that dials `::ffff:a.b.c.d` reaches the IPv4 service, and its backend in the same form.
 
-use diolkos_abi::address::{Address, protocol, v4_mapped, v4_of};
+mod datagram;
+
+use diolkos_abi::address::{Address, address_words, is_v4, protocol, v4_mapped};
 use diolkos_abi::config::{Config, features};
-use diolkos_abi::conntrack::{SocketFlow, backend_word};
+use diolkos_abi::conntrack::{ConnectedUdp, SocketFlow, backend_word};
 use diolkos_abi::counter::{DropReason, Verdict};
 use diolkos_abi::pod::{Netns, netns_flags};
 use diolkos_abi::service::{FrontendKey, scope};
@@ -12,80 +17,108 @@ use crate::balance::{Candidates, Choice};
 use crate::lookup;
 use crate::tables::Tables;
 
-/// The other end of a socket, as a system call names it.
+pub use datagram::{recvmsg, sendmsg};
+
+/// The other end of a socket, as a system call names it. Aligned, so that its address is compared by words.
+#[repr(align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    pub address: [u8; 4],
+    /// In its v4-mapped form for IPv4.
+    pub address: Address,
     pub port: [u8; 2],
     /// [`diolkos_abi::address::protocol`] of the socket.
     pub protocol: u8,
 }
 
-/// A socket connects (cgroup connect4). The peer is changed when the verdict is [`Verdict::Translated`].
+/// A socket connects (cgroup connect4, connect6). The peer is changed when the verdict is [`Verdict::Translated`].
 #[inline(always)]
-pub fn connect4<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> Result<Verdict, DropReason> {
-    if peer.protocol != protocol::TCP {
+pub fn connect<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> Result<Verdict, DropReason> {
+    if peer.protocol != protocol::TCP && peer.protocol != protocol::UDP {
         return Ok(Verdict::Untouched);
     }
-    let key = FrontendKey::new(v4_mapped(peer.address), peer.port, protocol::TCP, scope::CLUSTER);
-    let service = lookup::service(tables, &key);
-    let netns = if service.is_some() { lookup::netns(tables).unwrap_or_default() } else { Netns::default() };
-    let service = match service {
-        Some(service) if !opted_out(&netns) => service,
-        _ => {
-            // The same socket may have been connected to a service before.
-            tables.forget_socket();
-            return Ok(Verdict::Untouched);
+    let outcome = choose(config, peer, tables);
+    if let Ok(Some(flow)) = &outcome {
+        tables.remember_socket(flow).ok_or(DropReason::RewriteFailed)?;
+        if flow.protocol == protocol::UDP {
+            let (cookie, netns) = (tables.socket_cookie(), tables.netns_cookie());
+            tables.remember_udp(cookie, &ConnectedUdp { backend: flow.backend, netns });
         }
-    };
-    match choose(tables, &key, service, client(config, &netns)) {
-        Ok((address, port)) => {
-            peer.address = address;
-            peer.port = port;
-            Ok(Verdict::Translated)
-        }
-        Err(reason) => {
-            tables.forget_socket();
-            // A kernel that can only say EPERM leaves the refusal to the packet path.
-            if config.features & features::SET_RETVAL == 0 { Ok(Verdict::Untouched) } else { Err(reason) }
-        }
+        peer.reach(flow);
+        return Ok(Verdict::Translated);
     }
+    // The same socket may have been connected to a service before.
+    if peer.protocol == protocol::UDP && tables.socket().is_some() {
+        let cookie = tables.socket_cookie();
+        tables.forget_udp(cookie);
+    }
+    tables.forget_socket();
+    outcome.map(|_| Verdict::Untouched)
 }
 
-/// A program asks whom its socket is connected to (cgroup getpeername4): the address it dialled.
+/// A program asks whom its socket is connected to (cgroup getpeername4, getpeername6): the address it dialled.
 #[inline(always)]
-pub fn getpeername4<T: Tables>(_config: &Config, peer: &mut Peer, tables: &mut T) -> Result<Verdict, DropReason> {
+pub fn getpeername<T: Tables>(_config: &Config, peer: &mut Peer, tables: &mut T) -> Result<Verdict, DropReason> {
     match tables.socket() {
-        Some(flow) if flow.protocol == peer.protocol => {
-            peer.address = v4_of(&flow.address);
-            peer.port = flow.port;
+        Some(flow) if peer.is_backend_of(&flow) => {
+            peer.pretend(&flow);
             Ok(Verdict::Translated)
         }
         _ => Ok(Verdict::Untouched),
     }
 }
 
-/// A backend's address and port, remembered in the socket.
+impl Peer {
+    /// Becomes the backend.
+    #[inline(always)]
+    fn reach(&mut self, flow: &SocketFlow) {
+        self.address = flow.backend_address;
+        self.port = flow.backend_port;
+    }
+
+    /// Becomes what was dialled.
+    #[inline(always)]
+    fn pretend(&mut self, flow: &SocketFlow) {
+        self.address = flow.address;
+        self.port = flow.port;
+    }
+
+    #[inline(always)]
+    fn is_backend_of(&self, flow: &SocketFlow) -> bool {
+        self.protocol == flow.protocol && self.port == flow.backend_port && same(&self.address, &flow.backend_address)
+    }
+
+    #[inline(always)]
+    fn is_dialled_of(&self, flow: &SocketFlow) -> bool {
+        self.protocol == flow.protocol && self.port == flow.port && same(&self.address, &flow.address)
+    }
+}
+
+/// A backend for what is dialled, `None` when that is none of ours. A kernel that can only say EPERM leaves refusing to
+/// the packet path, and so does a pod that opted out.
 #[inline(always)]
-fn choose<T: Tables>(
-    tables: &mut T,
-    key: &FrontendKey,
-    service: u32,
-    client: Address,
-) -> Result<([u8; 4], [u8; 2]), DropReason> {
-    let choice = backend(tables, service, &client)?;
-    let flow = SocketFlow {
-        address: key.address,
-        backend_address: v4_mapped(choice.address),
-        backend: backend_word(choice.id, choice.generation),
-        service,
-        port: key.port,
-        backend_port: choice.port,
-        protocol: key.protocol,
-        pad: [0; 7],
+fn choose<T: Tables>(config: &Config, peer: &Peer, tables: &mut T) -> Result<Option<SocketFlow>, DropReason> {
+    let key = FrontendKey::new(peer.address, peer.port, peer.protocol, scope::CLUSTER);
+    let service = lookup::service(tables, &key);
+    if service.is_none() && !lookup::is_service_address(config, tables, &peer.address) {
+        return Ok(None);
+    }
+    let netns = lookup::netns(tables).unwrap_or_default();
+    if netns.flags & netns_flags::OPT_OUT != 0 {
+        return Ok(None);
+    }
+    let choice = match service {
+        Some(service) => {
+            let client = client(config, &netns, &peer.address);
+            backend(tables, service, &client).and_then(|choice| flow(peer, service, &choice, tables))
+        }
+        None => Err(DropReason::UnknownPort),
     };
-    tables.remember_socket(&flow).ok_or(DropReason::RewriteFailed)?;
-    Ok((choice.address, choice.port))
+    match choice {
+        Ok(flow) if is_v4(&flow.backend_address) == is_v4(&flow.address) => Ok(Some(flow)),
+        Ok(_) => Err(DropReason::BadBackend),
+        Err(_) if config.features & features::SET_RETVAL == 0 => Ok(None),
+        Err(reason) => Err(reason),
+    }
 }
 
 /// The backend the client keeps, or any one.
@@ -105,15 +138,36 @@ fn backend<T: Tables>(tables: &mut T, service: u32, client: &Address) -> Result<
     Ok(choice)
 }
 
-/// The pod of the socket wants its services translated on the packet path only.
 #[inline(always)]
-fn opted_out(netns: &Netns) -> bool {
-    netns.flags & netns_flags::OPT_OUT != 0
+fn flow<T: Tables>(dialled: &Peer, service: u32, choice: &Choice, tables: &mut T) -> Result<SocketFlow, DropReason> {
+    let backend_address = tables.backend(choice.id).ok_or(DropReason::BadBackend)?.address;
+    Ok(SocketFlow {
+        address: dialled.address,
+        backend_address,
+        backend: backend_word(choice.id, choice.generation),
+        service,
+        port: dialled.port,
+        backend_port: choice.port,
+        protocol: dialled.protocol,
+        more: 0,
+        pad: [0; 6],
+    })
 }
 
-/// The address under which the packet path knows the socket's packets; zero when its namespace is not known.
+/// The address under which the packet path knows what the socket sends to `dialled`; zero when its namespace is not
+/// known.
 #[inline(always)]
-fn client(config: &Config, netns: &Netns) -> Address {
-    let v4 = if netns.flags & netns_flags::HOST != 0 { config.node_v4 } else { netns.v4 };
+fn client(config: &Config, netns: &Netns, dialled: &Address) -> Address {
+    let host = netns.flags & netns_flags::HOST != 0;
+    if !is_v4(dialled) {
+        return if host { config.node_v6 } else { netns.v6 };
+    }
+    let v4 = if host { config.node_v4 } else { netns.v4 };
     if v4 == [0; 4] { [0; 16] } else { v4_mapped(v4) }
+}
+
+/// Compared by words: the compiler does not join bytes.
+#[inline(always)]
+fn same(a: &Address, b: &Address) -> bool {
+    address_words(a) == address_words(b)
 }

@@ -7,13 +7,14 @@ mod affinity;
 mod model;
 #[path = "host/properties.rs"]
 mod properties;
+#[path = "host/sockets.rs"]
+mod sockets;
 mod scenarios;
 
 use std::collections::{HashMap, HashSet};
 
 use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
-use diolkos_datapath::Peer;
 
 use model::{ModelPacket, ModelTables};
 use scenarios::{Fault, Scenario};
@@ -76,9 +77,9 @@ fn every_scenario_has_a_name_of_its_own() {
 
 #[test]
 fn every_outcome_has_a_scenario() {
-    let sockets = socket_scenarios();
+    let sockets = sockets::scenarios();
     let outcomes: Vec<_> =
-        scenarios::all().iter().map(|s| s.expect.outcome).chain(sockets.iter().map(|s| s.outcome)).collect();
+        scenarios::all().iter().map(|s| s.expect.outcome).chain(sockets.iter().flat_map(|s| s.outcomes())).collect();
     for reason in DropReason::ALL {
         assert!(outcomes.contains(&Err(reason)), "no scenario drops for {}", reason.name());
     }
@@ -111,36 +112,5 @@ fn a_remembered_device_still_sends_only_from_its_own_address() {
         let mut packet = ModelPacket::new(&scenario.input, usize::MAX, None);
         assert_eq!(run(scenario, &mut packet, &mut tables), scenario.expect.outcome, "{}", scenario.name);
         assert_eq!(tables.sources.len(), 1, "{}", scenario.name);
-    }
-}
-
-fn socket_scenarios() -> Vec<scenarios::sockets::SocketScenario> {
-    scenarios::sockets::all("127.0.0.1:8080".parse().unwrap(), "127.0.0.1:8081".parse().unwrap())
-}
-
-#[test]
-fn every_socket_scenario_holds() {
-    for scenario in socket_scenarios() {
-        let name = scenario.name;
-        let mut config = scenarios::world::config();
-        if !scenario.set_retval {
-            config.features = 0;
-        }
-        let mut tables = ModelTables::new(&scenario.world, None, false);
-        // What an earlier connection of the same socket left behind.
-        tables.socket = Some(diolkos_abi::conntrack::SocketFlow { port: [1, 2], protocol: 6, ..Default::default() });
-        if scenario.protocol != diolkos_abi::address::protocol::TCP {
-            tables.socket = None;
-        }
-        let (address, port) = scenario.dials;
-        let mut peer = Peer { address, port: port.to_be_bytes(), protocol: scenario.protocol };
-        let outcome = diolkos_datapath::connect4(&config, &mut peer, &mut tables);
-        assert_eq!(outcome, scenario.outcome, "{name}");
-        assert_eq!((peer.address, u16::from_be_bytes(peer.port)), scenario.reaches, "{name}: reaches");
-        assert_eq!(tables.socket, scenario.remembers, "{name}: remembers");
-        let said = diolkos_datapath::getpeername4(&config, &mut peer, &mut tables);
-        let expected = if scenario.remembers.is_some() { Verdict::Translated } else { Verdict::Untouched };
-        assert_eq!(said, Ok(expected), "{name}: getpeername");
-        assert_eq!((peer.address, u16::from_be_bytes(peer.port)), scenario.peer, "{name}: peer");
     }
 }

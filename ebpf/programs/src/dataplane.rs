@@ -42,12 +42,42 @@ pub fn to_overlay(ctx: TcContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    sock_addr::run(Hook::Connect, ctx, diolkos_datapath::connect4)
+    sock_addr::run::<false>(Hook::Connect, ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<true>(Hook::Connect, ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<false>(Hook::SendMsg, ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<true>(Hook::SendMsg, ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<false>(Hook::RecvMsg, ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<true>(Hook::RecvMsg, ctx)
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    sock_addr::run(Hook::GetPeerName, ctx, diolkos_datapath::getpeername4)
+    sock_addr::run::<false>(Hook::GetPeerName, ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sock_addr::run::<true>(Hook::GetPeerName, ctx)
 }
 
 /// Runs a packet hook, counts the outcome, and tells the kernel.

@@ -8,10 +8,13 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
-use diolkos_abi::conntrack::{Flow, SocketFlow, Tuple};
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
-use diolkos_abi::service::{BACKENDS, Backend, FrontendKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service, SlotLine};
+use diolkos_abi::service::{
+    Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service,
+    SlotLine,
+};
 
 use crate::scenarios::world::World;
 
@@ -46,6 +49,11 @@ pub struct Dataplane {
     route: HashMap<MapData, RouteKey, Route>,
     netns: HashMap<MapData, u64, Netns>,
     counter: PerCpuArray<MapData, u64>,
+    member: HashMap<MapData, MemberKey, u64>,
+    pub affinity: HashMap<MapData, AffinityKey, Affinity>,
+    pub peer: HashMap<MapData, PeerKey, Peer>,
+    /// UDP sockets connected to a backend, by their cookie.
+    pub udp: HashMap<MapData, u64, ConnectedUdp>,
     pub socket: SkStorage<MapData, SocketFlow>,
 }
 
@@ -85,6 +93,10 @@ impl Dataplane {
             route: take!(ebpf, "ROUTE"),
             netns: take!(ebpf, "NETNS"),
             counter: take!(ebpf, "COUNTER"),
+            member: take!(ebpf, "MEMBER"),
+            affinity: take!(ebpf, "AFFINITY"),
+            peer: take!(ebpf, "PEER"),
+            udp: take!(ebpf, "UDP"),
             socket: take!(ebpf, "SOCKET"),
             ebpf,
         }
@@ -108,6 +120,9 @@ impl Dataplane {
         }
         for (id, backend) in world.backends.iter().filter(|(id, _)| *id < BACKENDS) {
             self.backend.set(*id, backend, 0).unwrap();
+        }
+        for (key, word) in &world.members {
+            self.member.insert(key, word, 0).unwrap();
         }
         for (address, endpoint) in &world.endpoints {
             self.endpoint.insert(address, endpoint, 0).unwrap();
@@ -142,6 +157,7 @@ impl Dataplane {
         for (id, _) in world.backends.iter().filter(|(id, _)| *id < BACKENDS) {
             self.backend.set(*id, Backend::default(), 0).unwrap();
         }
+        world.members.iter().for_each(|(key, _)| self.member.remove(key).unwrap());
         for (address, endpoint) in &world.endpoints {
             self.endpoint.remove(address).unwrap();
             // Devices keep their address for life, but those of the next scenario have the same numbers.
@@ -157,6 +173,9 @@ impl Dataplane {
         for tuple in self.flows().keys() {
             self.conntrack.remove(tuple).unwrap();
         }
+        empty(&mut self.affinity);
+        empty(&mut self.peer);
+        empty(&mut self.udp);
     }
 
     fn set_slot(&mut self, index: u32, id: u32) {
@@ -177,6 +196,10 @@ impl Dataplane {
             + self.endpoint.keys().count()
             + self.route.keys().count()
             + self.netns.keys().count()
+            + self.member.keys().count()
+            + self.affinity.keys().count()
+            + self.peer.keys().count()
+            + self.udp.keys().count()
     }
 
     /// Every counter, summed over the cores.
@@ -193,6 +216,11 @@ impl Dataplane {
         sizes.sort();
         sizes
     }
+}
+
+fn empty<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>) {
+    let keys: Vec<K> = map.keys().map(|key| key.expect("the map can be read")).collect();
+    keys.iter().for_each(|key| map.remove(key).unwrap());
 }
 
 /// The end of the verifier's log, where its reason stands.

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use diolkos_abi::address::Address;
 use diolkos_abi::pod::{Node, Route, RouteKey};
-use diolkos_abi::service::{Backend, FrontendKey, row_word};
+pub use diolkos_abi::service::RETIRED_ROW;
+use diolkos_abi::service::{Backend, FrontendKey};
 
 use crate::dataplane::Capacities;
 use crate::desired::{BackendKey, DesiredService, PortKey, ServiceName};
@@ -32,9 +33,6 @@ pub const QUARANTINE: Duration = Duration::from_secs(10);
 
 /// How long a backend that left every slice while its pod was not terminating stays alive for the connections it has.
 pub const ORPHAN_LIFE: Duration = Duration::from_secs(3600);
-
-/// The row of a service id that is free but was in use: no endpoints, and told apart from an id never given out.
-pub const RETIRED_ROW: u64 = row_word(u32::MAX, 0);
 
 /// One write, and whose it is: when it fails, the later steps of the same owner are not tried.
 #[derive(Clone, Debug, PartialEq, Eq)]

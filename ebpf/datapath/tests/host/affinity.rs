@@ -50,10 +50,9 @@ fn serve(world: &mut World, members: &[u32]) {
 /// Where a socket of a client is connected to.
 fn connect(tables: &mut ModelTables, client: [u8; 4]) -> u32 {
     tables.world.netns = Some(Netns { v4: client, ..Netns::default() });
-    let mut peer = Peer { address: VIP.0, port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
-    diolkos_datapath::connect4(&world::config(), &mut peer, tables).unwrap();
-    let reached = v4_mapped(peer.address);
-    tables.world.backends.iter().find(|(_, backend)| backend.address == reached).unwrap().0
+    let mut peer = Peer { address: v4_mapped(VIP.0), port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
+    diolkos_datapath::connect(&world::config(), &mut peer, tables).unwrap();
+    tables.world.backends.iter().find(|(_, backend)| backend.address == peer.address).unwrap().0
 }
 
 proptest! {
@@ -95,8 +94,8 @@ fn a_socket_of_an_unknown_namespace_leaves_no_affinity() {
     let mut tables = ModelTables::new(&World::new(), None, false);
     serve(&mut tables.world, &BACKENDS);
     tables.world.netns = None;
-    let mut peer = Peer { address: VIP.0, port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
-    diolkos_datapath::connect4(&world::config(), &mut peer, &mut tables).unwrap();
+    let mut peer = Peer { address: v4_mapped(VIP.0), port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
+    diolkos_datapath::connect(&world::config(), &mut peer, &mut tables).unwrap();
     assert!(tables.affinities.is_empty());
 }
 
@@ -105,10 +104,10 @@ fn a_process_of_the_node_is_known_by_the_nodes_address() {
     let mut tables = ModelTables::new(&World::new(), None, false);
     serve(&mut tables.world, &BACKENDS);
     tables.world.netns = Some(Netns { flags: netns_flags::HOST, ..Netns::default() });
-    let mut peer = Peer { address: VIP.0, port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
+    let mut peer = Peer { address: v4_mapped(VIP.0), port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
     let mut config = world::config();
     config.node_v4 = world::HOST;
-    diolkos_datapath::connect4(&config, &mut peer, &mut tables).unwrap();
+    diolkos_datapath::connect(&config, &mut peer, &mut tables).unwrap();
     assert!(tables.affinities.keys().all(|key| key.client == v4_mapped(world::HOST)));
     assert_eq!(tables.affinities.len(), 1);
 }

@@ -1,90 +1,428 @@
-//! What connect() and getpeername() do.
+//! What the system calls of sockets do: connect(), send(), sendto(), recvfrom() and getpeername().
 
-use std::net::SocketAddrV4;
-
-use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::address::{Address, protocol, v4_mapped};
+use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{SocketFlow, backend_word};
 use diolkos_abi::counter::{DropReason, Verdict};
 use diolkos_abi::pod::{Netns, netns_flags};
-use diolkos_abi::service::backend_state;
+use diolkos_abi::service::{
+    Backend, FrontendKey, RETIRED_ROW, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
+};
 
-use super::packets::End;
-use super::world::{GENERATION, LOCAL, SERVICE, VIP, World};
+use super::world::{self, BASE, FAR, GENERATION, LOCAL, SERVICE, World};
 
-/// One connect(), then one getpeername() on the same socket.
+/// An address and a port, as the maps hold them.
+pub type Peer = (Address, u16);
+
+/// One socket and what is done with it.
 #[derive(Clone, Debug)]
 pub struct SocketScenario {
-    pub name: &'static str,
+    pub name: String,
     pub world: World,
     /// `bpf_set_retval` is there.
     pub set_retval: bool,
+    pub family: Family,
     pub protocol: u8,
-    pub dials: End,
-    pub outcome: Result<Verdict, DropReason>,
-    /// Where the connection goes.
-    pub reaches: End,
-    /// What getpeername() says.
-    pub peer: End,
-    /// What the socket remembers.
+    pub servers: [Peer; 3],
+    pub steps: Vec<Step>,
+    /// What the socket remembers in the end.
     pub remembers: Option<SocketFlow>,
+    /// The backend under which the socket stands among the connected UDP ones in the end.
+    pub connected_udp: Option<u64>,
+    /// Entries of `peer` in the end.
+    pub peers: usize,
 }
 
-/// The list, with the one backend at `backend`. `direct` is an address that is no service and can be connected to.
-pub fn all(backend: SocketAddrV4, direct: SocketAddrV4) -> Vec<SocketScenario> {
-    let backend = (backend.ip().octets(), backend.port());
-    let direct = (direct.ip().octets(), direct.port());
-    let world = |row: &[u32]| {
-        World::serving(row).with_backend(LOCAL, |b| {
-            b.address = v4_mapped(backend.0);
-            b.port = backend.1.to_be_bytes();
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+    /// An IPv6 socket that talks to v4-mapped addresses.
+    Mapped,
+}
+
+impl Family {
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Mapped];
+
+    /// The first and the second service, and an address without one, in the service CIDR where it is one of four.
+    pub fn vips(self) -> [Peer; 2] {
+        match self {
+            Self::V4 | Self::Mapped => [(v4_mapped([10, 96, 0, 10]), 80), (v4_mapped([10, 96, 0, 11]), 53)],
+            Self::V6 => [(v6(0x10), 80), (v6(0x11), 53)],
+        }
+    }
+}
+
+/// `fd10:96::<last>`: an address of the service CIDR.
+fn v6(last: u8) -> Address {
+    with_last(SERVICE_CIDR_V6, last)
+}
+
+const SERVICE_CIDR_V6: Address = [0xfd, 0x10, 0, 0x96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn with_last(mut address: Address, last: u8) -> Address {
+    address[15] = last;
+    address
+}
+
+/// The configuration of a scenario.
+pub fn config(set_retval: bool) -> Config {
+    let mut config = Config { service_cidr_v6: SERVICE_CIDR_V6, service_mask_v6: [0xff; 16], ..world::config() };
+    config.service_mask_v6[15] = 0;
+    if !set_retval {
+        config.features &= !features::SET_RETVAL;
+    }
+    config
+}
+
+/// Which of the servers: two backends, and one that is no service's.
+pub type Server = usize;
+pub const DIRECT: Server = 2;
+
+/// One system call, or something that happens between two.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// The socket connects and asks who its peer is. `reaches` is `None` when nobody lives there.
+    Connect { to: Peer, outcome: Result<Verdict, DropReason>, reaches: Option<Server>, peer: Peer },
+    /// A datagram of the connected socket.
+    Push { reaches: Server },
+    /// A datagram with its destination.
+    Send { to: Peer, outcome: Result<Verdict, DropReason>, reaches: Option<Server> },
+    /// A server answers the last datagram it got.
+    Answer { from: Server, seems: Peer },
+    /// The socket is connected no longer.
+    Disconnect,
+    /// The maps hold something else now: the same keys, other values.
+    Changes(World),
+}
+
+/// The list. `servers` are backend [`LOCAL`], backend [`FAR`] and the one without a service, of each family.
+pub fn all(v4: [Peer; 3], v6: [Peer; 3]) -> Vec<SocketScenario> {
+    let mut list = Vec::new();
+    for family in Family::ALL {
+        let servers = if family == Family::V6 { v6 } else { v4 };
+        for protocol in [protocol::TCP, protocol::UDP] {
+            list.extend(Maker { family, protocol, servers }.connections());
+        }
+        let maker = Maker { family, protocol: protocol::UDP, servers };
+        list.extend(maker.connected_datagrams());
+        list.extend(maker.datagrams());
+        list.extend(maker.two_services());
+    }
+    list
+}
+
+impl SocketScenario {
+    /// Every outcome that a system call of it has.
+    pub fn outcomes(&self) -> impl Iterator<Item = Result<Verdict, DropReason>> + '_ {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Connect { outcome, .. } | Step::Send { outcome, .. } => Some(*outcome),
+            _ => None,
         })
-    };
-    let opted_out = World { netns: Some(Netns { flags: netns_flags::OPT_OUT, ..Netns::default() }), ..world(&[LOCAL]) };
-    let in_host = World { netns: Some(Netns { flags: netns_flags::HOST, ..Netns::default() }), ..world(&[LOCAL]) };
-    let dead = world(&[LOCAL, LOCAL]).with_backend(LOCAL, |b| b.state = backend_state::DEAD);
-    let untouched = |name, world: World, dials: End| SocketScenario {
-        name,
-        world,
-        set_retval: true,
-        protocol: protocol::TCP,
-        dials,
-        outcome: Ok(Verdict::Untouched),
-        reaches: dials,
-        peer: dials,
-        remembers: None,
-    };
-    let translated = |name, world: World| SocketScenario {
-        outcome: Ok(Verdict::Translated),
-        reaches: backend,
-        remembers: Some(SocketFlow {
-            address: v4_mapped(VIP.0),
-            backend_address: v4_mapped(backend.0),
-            backend: backend_word(LOCAL, GENERATION),
-            service: SERVICE,
-            port: VIP.1.to_be_bytes(),
-            backend_port: backend.1.to_be_bytes(),
-            protocol: protocol::TCP,
-            pad: [0; 7],
-        }),
-        ..untouched(name, world, VIP)
-    };
-    let refused = |name, world: World, reason| SocketScenario { outcome: Err(reason), ..untouched(name, world, VIP) };
-    vec![
-        translated("connect_to_a_cluster_ip_reaches_the_backend", world(&[LOCAL])),
-        translated("connect_takes_any_slot_of_the_row", world(&[LOCAL; 33])),
-        translated("connect_from_the_host_is_translated", in_host),
-        untouched("connect_to_anything_else_is_left_alone", world(&[LOCAL]), direct),
-        untouched("a_pod_that_opted_out_is_left_to_the_packet_path", opted_out, VIP),
-        refused("connect_without_endpoints_is_refused", world(&[]), DropReason::NoEndpoints),
-        refused("connect_with_dead_backends_is_refused", dead, DropReason::NoEndpoints),
-        refused("connect_through_a_broken_row_is_refused", world(&[u32::MAX]), DropReason::BadBackend),
+    }
+}
+
+/// Makes the scenarios of one kind of socket.
+#[derive(Clone, Copy)]
+struct Maker {
+    family: Family,
+    protocol: u8,
+    servers: [Peer; 3],
+}
+
+const TRANSLATED: Result<Verdict, DropReason> = Ok(Verdict::Translated);
+const UNTOUCHED: Result<Verdict, DropReason> = Ok(Verdict::Untouched);
+/// The service at the second address.
+const SECOND: u32 = SERVICE + 1;
+/// First slot of its row.
+const SECOND_BASE: u32 = BASE + 100;
+
+impl Maker {
+    /// The two services with these backends.
+    fn world(self, first: &[u32], second: &[u32]) -> World {
+        let mut world = World::default();
+        for ((address, port), service, base, row) in
+            [(self.family.vips()[0], SERVICE, BASE, first), (self.family.vips()[1], SECOND, SECOND_BASE, second)]
+        {
+            let key = FrontendKey::new(address, port.to_be_bytes(), self.protocol, scope::CLUSTER);
+            world.frontends.push((key, frontend_word(service, key.tag(), 0)));
+            let marker = FrontendKey::new(address, [0; 2], 0, scope::CLUSTER);
+            world.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));
+            let row_word = row_word(base, row.len() as u32);
+            world.services.push((service, Service { row: row_word, ..Service::default() }));
+            world.slots.extend(row.iter().enumerate().map(|(at, id)| (base + at as u32, *id)));
+        }
+        for (id, (address, port)) in [(LOCAL, self.servers[0]), (FAR, self.servers[1])] {
+            let (state, protocol) = (backend_state::ALIVE, self.protocol);
+            let port = port.to_be_bytes();
+            world
+                .backends
+                .push((id, Backend { address, port, state, generation: GENERATION, protocol, ..Backend::default() }));
+        }
+        world
+    }
+
+    fn scenario(self, name: &str, world: World, steps: Vec<Step>) -> SocketScenario {
+        let protocol = if self.protocol == protocol::TCP { "tcp" } else { "udp" };
         SocketScenario {
+            name: format!("{name}, {protocol}, {:?}", self.family),
+            world,
+            set_retval: true,
+            family: self.family,
+            protocol: self.protocol,
+            servers: self.servers,
+            steps,
+            remembers: None,
+            connected_udp: None,
+            peers: 0,
+        }
+    }
+
+    /// What a socket remembers that talks to the first service through `backend`.
+    fn flow(self, dialled: usize, backend: u32) -> SocketFlow {
+        let (address, port) = self.family.vips()[dialled];
+        let (backend_address, backend_port) = self.servers[if backend == LOCAL { 0 } else { 1 }];
+        SocketFlow {
+            address,
+            backend_address,
+            backend: backend_word(backend, GENERATION),
+            service: [SERVICE, SECOND][dialled],
+            port: port.to_be_bytes(),
+            backend_port: backend_port.to_be_bytes(),
+            protocol: self.protocol,
+            more: 0,
+            pad: [0; 6],
+        }
+    }
+
+    /// connect() to a service, through the backend of this number.
+    fn connects(self, dialled: usize, server: Server) -> Step {
+        let to = self.family.vips()[dialled];
+        Step::Connect { to, outcome: TRANSLATED, reaches: Some(server), peer: to }
+    }
+
+    /// connect() past every service.
+    fn connects_directly(self) -> Step {
+        let to = self.servers[DIRECT];
+        Step::Connect { to, outcome: UNTOUCHED, reaches: Some(DIRECT), peer: to }
+    }
+
+    /// connect() that comes to nothing, here or on the way.
+    fn fails(self, to: Peer, outcome: Result<Verdict, DropReason>) -> Step {
+        Step::Connect { to, outcome, reaches: None, peer: to }
+    }
+
+    fn sends(self, dialled: usize, server: Server) -> Step {
+        Step::Send { to: self.family.vips()[dialled], outcome: TRANSLATED, reaches: Some(server) }
+    }
+
+    fn sends_directly(self) -> Step {
+        Step::Send { to: self.servers[DIRECT], outcome: UNTOUCHED, reaches: Some(DIRECT) }
+    }
+
+    fn answers(self, server: Server, dialled: usize) -> Step {
+        Step::Answer { from: server, seems: self.family.vips()[dialled] }
+    }
+
+    /// connect() of either protocol.
+    fn connections(self) -> Vec<SocketScenario> {
+        let [vip, (unknown, _)] = self.family.vips();
+        let udp = |backend: u32| (self.protocol == protocol::UDP).then_some(backend_word(backend, GENERATION));
+        let connected = |name, world| SocketScenario {
+            remembers: Some(self.flow(0, LOCAL)),
+            connected_udp: udp(LOCAL),
+            ..self.scenario(name, world, vec![self.connects(0, 0)])
+        };
+        let alone = |name, world: World, step| self.scenario(name, world, vec![step]);
+        let serving = || self.world(&[LOCAL], &[]);
+        let mut dead = self.world(&[LOCAL, LOCAL], &[]);
+        dead.backends[0].1.state = backend_state::DEAD;
+        let mut opted_out = serving();
+        opted_out.netns = Some(Netns { flags: netns_flags::OPT_OUT, ..Netns::default() });
+        let mut deaf = self.world(&[], &[]);
+        deaf.netns = opted_out.netns;
+        let mut in_host = serving();
+        in_host.netns = Some(Netns { flags: netns_flags::HOST, ..Netns::default() });
+        let old = |name, to| SocketScenario {
             set_retval: false,
-            ..untouched("an_old_kernel_leaves_refusing_to_the_packet_path", world(&[]), VIP)
-        },
-        SocketScenario {
-            protocol: protocol::UDP,
-            ..untouched("connect_of_a_udp_socket_is_left_alone", world(&[LOCAL]), VIP)
-        },
-    ]
+            ..alone(name, self.world(&[], &[]), self.fails(to, UNTOUCHED))
+        };
+        let refused = |name, world, to, reason| alone(name, world, self.fails(to, Err(reason)));
+        let unallocated = (with_last(unknown, 99), 80);
+        vec![
+            connected("connect to a cluster IP reaches the backend", serving()),
+            connected("connect takes any slot of the row", self.world(&[LOCAL; 33], &[])),
+            connected("connect from the host is translated", in_host),
+            alone("connect to anything else is left alone", serving(), self.connects_directly()),
+            alone("a pod that opted out is left to the packet path", opted_out, self.fails(vip, UNTOUCHED)),
+            alone("a pod that opted out is refused on the packet path", deaf, self.fails((vip.0, 81), UNTOUCHED)),
+            refused("connect without endpoints is refused", self.world(&[], &[]), vip, DropReason::NoEndpoints),
+            refused("connect with dead backends is refused", dead, vip, DropReason::NoEndpoints),
+            refused(
+                "connect through a broken row is refused",
+                self.world(&[u32::MAX], &[]),
+                vip,
+                DropReason::BadBackend,
+            ),
+            refused("an unknown port of a service is refused", serving(), (vip.0, 81), DropReason::UnknownPort),
+            alone("an address not given out is left to the packet path", serving(), self.fails(unallocated, UNTOUCHED)),
+            old("an old kernel leaves refusing to the packet path", vip),
+            old("an old kernel leaves unknown ports to the packet path", (vip.0, 81)),
+            SocketScenario {
+                remembers: Some(self.flow(1, FAR)),
+                connected_udp: udp(FAR),
+                ..self.scenario(
+                    "a socket connects to one service after another",
+                    self.world(&[LOCAL], &[FAR]),
+                    vec![self.connects(0, 0), Step::Disconnect, self.connects(1, 1)],
+                )
+            },
+            self.scenario(
+                "a socket connects past the services after it was connected to one",
+                serving(),
+                vec![self.connects(0, 0), Step::Disconnect, self.connects_directly()],
+            ),
+        ]
+    }
+
+    fn connected_datagrams(self) -> Vec<SocketScenario> {
+        vec![SocketScenario {
+            remembers: Some(self.flow(0, LOCAL)),
+            connected_udp: Some(backend_word(LOCAL, GENERATION)),
+            ..self.scenario(
+                "answers to a connected socket come from the service",
+                self.world(&[LOCAL], &[]),
+                vec![self.connects(0, 0), Step::Push { reaches: 0 }, self.answers(0, 0), Step::Push { reaches: 0 }],
+            )
+        }]
+    }
+
+    fn datagrams(self) -> Vec<SocketScenario> {
+        let [vip, _] = self.family.vips();
+        let sent = |name, world, steps| SocketScenario {
+            remembers: Some(self.flow(0, LOCAL)),
+            ..self.scenario(name, world, steps)
+        };
+        let fails =
+            |name, world, to, outcome| self.scenario(name, world, vec![Step::Send { to, outcome, reaches: None }]);
+        let serving = || self.world(&[LOCAL], &[]);
+        let mut opted_out = serving();
+        opted_out.netns = Some(Netns { flags: netns_flags::OPT_OUT, ..Netns::default() });
+        let again = || vec![self.sends(0, 0), self.answers(0, 0), self.sends(0, 0), self.answers(0, 0)];
+        let direct = Step::Answer { from: DIRECT, seems: self.servers[DIRECT] };
+        vec![
+            sent("answers seem to come from the service", serving(), again()),
+            sent("a socket keeps its backend", self.world(&[LOCAL; 2], &[]), again()),
+            sent(
+                "a socket talks to a service and to others",
+                serving(),
+                vec![self.sends(0, 0), self.sends_directly(), direct, self.answers(0, 0)],
+            ),
+            self.scenario("datagrams to others are left alone", serving(), vec![self.sends_directly()]),
+            SocketScenario {
+                remembers: Some(self.flow(0, FAR)),
+                ..self.scenario("datagrams leave a backend that died", serving(), self.moves(0, [LOCAL, FAR]))
+            },
+            SocketScenario {
+                remembers: Some(self.flow(0, LOCAL)),
+                ..self.scenario(
+                    "datagrams stay with a backend that left its row",
+                    serving(),
+                    vec![self.sends(0, 0), Step::Changes(self.world(&[FAR], &[])), self.sends(0, 0)],
+                )
+            },
+            SocketScenario {
+                remembers: Some(self.flow(0, LOCAL)),
+                ..self.scenario(
+                    "datagrams leave a service that was deleted",
+                    serving(),
+                    vec![
+                        self.sends(0, 0),
+                        Step::Changes(self.deleted()),
+                        Step::Send { to: vip, outcome: Err(DropReason::NoEndpoints), reaches: None },
+                    ],
+                )
+            },
+            fails("a datagram without endpoints is refused", self.world(&[], &[]), vip, Err(DropReason::NoEndpoints)),
+            fails("a datagram to an unknown port is refused", serving(), (vip.0, 81), Err(DropReason::UnknownPort)),
+            fails("datagrams of a pod that opted out are left alone", opted_out, vip, UNTOUCHED),
+            SocketScenario {
+                set_retval: false,
+                ..fails("an old kernel leaves datagrams to the packet path", self.world(&[], &[]), vip, UNTOUCHED)
+            },
+        ]
+    }
+
+    /// A socket's datagrams to a service go to one backend, which dies, and then to the other one.
+    fn moves(self, dialled: usize, backends: [u32; 2]) -> Vec<Step> {
+        let server = |backend| if backend == LOCAL { 0 } else { 1 };
+        let row = |backend| match dialled {
+            0 => self.world(&[backend], &[]),
+            _ => self.world(&[FAR], &[backend]),
+        };
+        let [before, after] = backends;
+        vec![
+            self.sends(dialled, server(before)),
+            Step::Changes(row(after)),
+            self.sends(dialled, server(before)),
+            Step::Changes(row(after).with_backend(before, |b| b.state = backend_state::DEAD)),
+            self.sends(dialled, server(after)),
+            self.answers(server(after), dialled),
+        ]
+    }
+
+    /// The first service is no more, though its frontend still stands and its backends serve others.
+    fn deleted(self) -> World {
+        let mut world = self.world(&[LOCAL], &[]);
+        world.services.iter_mut().for_each(|(_, service)| service.row = RETIRED_ROW);
+        world
+    }
+
+    /// One socket, two services.
+    fn two_services(self) -> Vec<SocketScenario> {
+        let both = || self.world(&[LOCAL], &[FAR]);
+        let more = |flow| SocketFlow { more: 1, ..flow };
+        let round = || vec![self.sends(0, 0), self.sends(1, 1), self.answers(0, 0), self.answers(1, 1)];
+        let dead = both().with_backend(LOCAL, |b| b.state = backend_state::DEAD);
+        vec![
+            SocketScenario {
+                remembers: Some(more(self.flow(0, LOCAL))),
+                peers: 2,
+                ..self.scenario("one socket talks to two services", both(), [round(), round()].concat())
+            },
+            SocketScenario {
+                remembers: Some(more(self.flow(1, FAR))),
+                peers: 2,
+                ..self.scenario(
+                    "the second service takes the place of one whose backend died",
+                    both(),
+                    [round(), vec![Step::Changes(dead), self.sends(1, 1), self.answers(1, 1)]].concat(),
+                )
+            },
+            SocketScenario {
+                remembers: Some(more(self.flow(1, FAR))),
+                peers: 2,
+                ..self.scenario(
+                    "datagrams to the second service leave a backend that died",
+                    self.world(&[FAR], &[LOCAL]),
+                    [vec![self.sends(0, 1)], self.moves(1, [LOCAL, FAR])].concat(),
+                )
+            },
+            SocketScenario {
+                remembers: Some(self.flow(0, LOCAL)),
+                ..self.scenario(
+                    "answers of a backend of two services come from the one that was asked last",
+                    self.world(&[LOCAL], &[LOCAL]),
+                    vec![
+                        self.sends(0, 0),
+                        self.answers(0, 0),
+                        self.sends(1, 0),
+                        self.answers(0, 1),
+                        self.sends(0, 0),
+                        self.answers(0, 0),
+                    ],
+                )
+            },
+        ]
+    }
 }

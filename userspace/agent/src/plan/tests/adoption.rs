@@ -1,5 +1,7 @@
 //! A second agent over the maps of the first.
 
+use diolkos_abi::service::row_word;
+
 use super::*;
 
 fn cluster() -> (Services, BTreeMap<Arc<str>, DesiredNode>) {
