@@ -4,5 +4,6 @@
 
 mod churn;
 mod conformance;
+mod operations;
 mod pins;
 mod world;

@@ -40,6 +40,12 @@ impl Clock {
         u32::try_from(lifetime.as_nanos().div_ceil(unit) + 1).unwrap_or(u32::MAX)
     }
 
+    /// How long about so many units are: what [`Clock::units`] made, without what it rounded up.
+    pub fn duration(self, units: u32) -> Duration {
+        let unit = self.jiffy.as_nanos() << TIME_SHIFT;
+        Duration::from_nanos((u128::from(units.saturating_sub(1)) * unit).try_into().unwrap_or(u64::MAX))
+    }
+
     /// The present time in that unit.
     pub fn now(self) -> u32 {
         let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::index::{Dirty, Index};
 use crate::overlay::RemoteCidr;
 use crate::plan::{Operation, Owner, Planner, Step};
 use crate::source::Change;
+use crate::state::{Census, NamedService};
 use refusals::Refusals;
 pub use refusals::Refused;
 use retry::Retries;
@@ -52,6 +53,8 @@ pub struct Cycle {
     pub writes: usize,
     /// [`Driver::pod_cidrs`] is another one now.
     pub pod_cidrs_changed: bool,
+    /// The maps were compared whole with what they should hold: after adoption, and at each resync.
+    pub compared: bool,
 }
 
 /// What is tried again.
@@ -94,6 +97,21 @@ impl Driver {
         self.has_synced
     }
 
+    /// Which snapshots are in: of Services, of EndpointSlices, of Nodes.
+    pub fn snapshots(&self) -> [bool; 3] {
+        self.index.snapshots()
+    }
+
+    /// How much the maps hold; nothing before the first sync.
+    pub fn census(&self) -> Census {
+        self.planner.as_ref().map(Planner::census).unwrap_or_default()
+    }
+
+    /// The Service port of each service id in use.
+    pub fn names(&self) -> Vec<NamedService> {
+        self.planner.as_ref().map(Planner::names).unwrap_or_default()
+    }
+
     /// A pod of this node is gone: at the next cycle its backends end, unless a service names them still.
     pub fn pod_gone(&mut self) {
         self.look_at_pods = true;
@@ -125,6 +143,7 @@ impl Driver {
         if !self.index.in_sync() {
             return cycle;
         }
+        let was_adopted = self.planner.is_none();
         let mut planner = match self.planner.take() {
             Some(planner) => planner,
             None => match self.adopt(now) {
@@ -140,6 +159,7 @@ impl Driver {
                 self.retries.done(&Subject::Adoption);
                 self.planner = Some(planner);
                 self.has_synced = true;
+                cycle.compared = is_resync || was_adopted;
             }
             Err(Contradiction) => {
                 self.mark_all_dirty();

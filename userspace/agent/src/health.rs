@@ -69,6 +69,7 @@ async fn readyz(With(served): With<Served>) -> Response {
 
 async fn metrics_page(With(served): With<Served>) -> Response {
     let state = served.handle.get();
+    let census = served.handle.census(PATIENCE).await;
     // Reading the counters is a few hundred system calls.
     let counters = tokio::task::spawn_blocking(move || served.pins.counters()).await;
     let counters = match counters {
@@ -76,7 +77,8 @@ async fn metrics_page(With(served): With<Served>) -> Response {
         // Before the programs are loaded there are none.
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&state, &counters)).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&state, census.as_ref(), &counters))
+        .into_response()
 }
 
 async fn services(With(served): With<Served>) -> Response {

@@ -76,6 +76,11 @@ impl Index {
         self.snapshots == [true; 3]
     }
 
+    /// Which snapshots are in: of Services, of EndpointSlices, of Nodes.
+    pub fn snapshots(&self) -> [bool; 3] {
+        self.snapshots
+    }
+
     /// The names of all Services.
     pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
         self.services.keys()

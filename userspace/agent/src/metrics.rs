@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 
 use crate::dataplane::{Capacities, map};
-use crate::state::{BUCKETS, Latency, State};
+use crate::state::{BUCKETS, Census, Latency, State};
 
 /// A family of the text format.
 pub struct Metric {
@@ -111,8 +111,9 @@ pub mod metric {
     ];
 }
 
-/// The page. `counters` are those of the programs ([`diolkos_abi::counter`]); none when they cannot be read.
-pub fn render(state: &State, counters: &[u64]) -> String {
+/// The page. `counters` are those of the programs ([`diolkos_abi::counter`]); none when they cannot be read. Without a
+/// `census`, what it would say is left out.
+pub fn render(state: &State, census: Option<&Census>, counters: &[u64]) -> String {
     let mut page = Page::default();
     let layout = diolkos_abi::LAYOUT.to_string();
     page.family(&metric::BUILD_INFO, [(vec![env!("CARGO_PKG_VERSION"), layout.as_str()], 1.0)]);
@@ -121,19 +122,19 @@ pub fn render(state: &State, counters: &[u64]) -> String {
     let ready = state.readiness.checks();
     page.family(&metric::READY, ready.map(|(name, holds, _)| (vec![name], f64::from(u8::from(holds)))));
     outcomes(&mut page, counters);
-    maps(&mut page, state);
-    let usage = &state.usage;
+    maps(&mut page, state, census);
     for (metric, count) in [
-        (&metric::SERVICES, usage.services),
-        (&metric::SERVICE_PORTS, usage.service_ports),
-        (&metric::ENDPOINTS, usage.slots),
-        (&metric::BACKENDS, usage.backends),
-        (&metric::NODES, usage.nodes),
-        (&metric::PODS, usage.pods),
+        (&metric::SERVICES, census.map(|census| census.services)),
+        (&metric::SERVICE_PORTS, census.map(|census| census.service_ports)),
+        (&metric::ENDPOINTS, census.map(|census| census.slots)),
+        (&metric::BACKENDS, census.map(|census| census.backends)),
+        (&metric::NODES, census.map(|census| census.nodes)),
+        (&metric::PODS, census.map(|census| census.pods)),
     ] {
-        page.value(metric, count as f64);
+        page.maybe(metric, count);
     }
-    page.family(&metric::REFUSED, state.refused.iter().map(|(reason, count)| (vec![*reason], *count as f64)));
+    let refused = census.into_iter().flat_map(|census| &census.refused);
+    page.family(&metric::REFUSED, refused.map(|(reason, count)| (vec![*reason], *count as f64)));
     page.histogram(&metric::SYNC, &state.latency);
     page.value(&metric::WRITES, state.writes as f64);
     page.value(&metric::FULL_SYNC, since_1970(state.full_sync));
@@ -154,25 +155,25 @@ fn outcomes(page: &mut Page, counters: &[u64]) {
     page.family(&metric::DROPS, drops.into_iter().filter(|(_, count)| *count > 0.0));
 }
 
-fn maps(page: &mut Page, state: &State) {
-    let (usage, room) = (&state.usage, Capacities::ABI);
+fn maps(page: &mut Page, state: &State, census: Option<&Census>) {
+    let room = Capacities::ABI;
+    let of = |count: fn(&Census) -> usize| census.map(count);
     let rows = [
-        (map::FRONTEND, usage.frontends, room.frontends),
-        (map::SERVICE, usage.service_ports, room.services),
-        (map::SLOT, usage.slots, room.slots),
-        (map::BACKEND, usage.backends, room.backends),
-        ("MEMBER", usage.members, diolkos_abi::service::MEMBERS),
-        (map::NODE, usage.nodes, room.nodes),
-        (map::ROUTE, usage.routes, room.routes),
-        (map::ENDPOINT, usage.pods, room.endpoints),
-        (map::CONNTRACK, state.sweeps.entries as usize, diolkos_abi::conntrack::FLOWS),
+        (map::FRONTEND, of(|census| census.frontends), room.frontends),
+        (map::SERVICE, of(|census| census.service_ports), room.services),
+        (map::SLOT, of(|census| census.slots), room.slots),
+        (map::BACKEND, of(|census| census.backends), room.backends),
+        (map::MEMBER, of(|census| census.members), room.members),
+        (map::NODE, of(|census| census.nodes), room.nodes),
+        (map::ROUTE, of(|census| census.routes), room.routes),
+        (map::ENDPOINT, of(|census| census.pods), room.endpoints),
+        (map::CONNTRACK, Some(state.sweeps.entries as usize), diolkos_abi::conntrack::FLOWS),
     ]
     .map(|(name, entries, capacity)| (name.to_lowercase(), entries, capacity));
-    page.family(&metric::MAP_ENTRIES, rows.iter().map(|(name, entries, _)| (vec![name.as_str()], *entries as f64)));
-    page.family(
-        &metric::MAP_CAPACITY,
-        rows.iter().map(|(name, _, capacity)| (vec![name.as_str()], f64::from(*capacity))),
-    );
+    let entries = rows.iter().filter_map(|(name, entries, _)| Some((vec![name.as_str()], (*entries)? as f64)));
+    page.family(&metric::MAP_ENTRIES, entries);
+    let capacities = rows.iter().map(|(name, _, capacity)| (vec![name.as_str()], f64::from(*capacity)));
+    page.family(&metric::MAP_CAPACITY, capacities);
 }
 
 /// The text so far. Writing to a string does not fail.
@@ -202,6 +203,13 @@ impl Page {
     fn value(&mut self, metric: &Metric, value: f64) {
         self.head(metric);
         let _ = writeln!(self.0, "{} {value}", metric.name);
+    }
+
+    fn maybe(&mut self, metric: &Metric, value: Option<usize>) {
+        match value {
+            Some(value) => self.value(metric, value as f64),
+            None => self.head(metric),
+        }
     }
 
     fn histogram(&mut self, metric: &Metric, latency: &Latency) {

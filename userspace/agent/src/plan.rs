@@ -6,6 +6,7 @@
 
 mod adopt;
 mod backends;
+mod census;
 mod ids;
 mod nodes;
 mod repair;

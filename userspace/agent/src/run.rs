@@ -1,5 +1,7 @@
 //! The agent's life: its Node, the overlay, the programs, the first sync, then pods.
 
+mod operator;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use crate::overlay::{Overlay, OverlayConfig};
 use crate::plan::QUARANTINE;
 use crate::pods::{self, Annotations, Install, Network, Pods};
 use crate::source::{Grpc, Source};
+use crate::state::{self, Handle, Questions};
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
@@ -62,6 +65,8 @@ struct Agent {
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
     /// When the host routes are synced again.
     routes_due: Option<Instant>,
+    state: Handle,
+    questions: Questions,
     /// Pod CIDRs that were said to be left to the operator's routing.
     not_on_link: BTreeSet<IpNetwork>,
     /// Held as long as this agent runs: two would undo each other's writes.
@@ -72,6 +77,8 @@ impl Agent {
     async fn start(options: Options) -> anyhow::Result<Self> {
         check(&options)?;
         let lock = lock(&options.state_dir).await?;
+        let (state, questions) = state::channel();
+        operator::serve(&options, &state).await?;
         let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
         let client = Client::connect(&kubeconfig)?;
         let overlay_config = wait_for_node(&client, &options).await?;
@@ -90,6 +97,7 @@ impl Agent {
             overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
         };
         tracing::info!(%pod_cidr, mtu = overlay.mtu, "programs attached");
+        state.update(|state| state.readiness.programs = true);
         Ok(Self {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
             options,
@@ -102,6 +110,8 @@ impl Agent {
             started: Instant::now(),
             server: None,
             routes_due: None,
+            state,
+            questions,
             not_on_link: BTreeSet::new(),
             _lock: lock,
         })
@@ -114,9 +124,15 @@ impl Agent {
         repairs.tick().await;
         loop {
             let deadline = self.deadline();
+            let mut received = None;
             tokio::select! {
                 () = &mut stop => break,
+                question = self.questions.next() => {
+                    self.answer(question);
+                    continue;
+                }
                 change = source.next() => {
+                    received = Some(Instant::now());
                     self.driver.apply(change.context("the source of Services ended")?);
                     for _ in 1..CHANGES_PER_CYCLE {
                         let Some(Some(change)) = source.next().now_or_never() else { break };
@@ -132,10 +148,11 @@ impl Agent {
                 () = self.pods.gone() => self.driver.pod_gone(),
                 result = ended(&mut self.server) => return result,
             }
-            self.cycle().await;
+            self.cycle(received).await;
             self.check_own_node()?;
             if self.driver.has_synced() && self.server.is_none() {
                 self.serve_pods(server_stopped.clone()).await?;
+                self.state.update(|state| state.readiness.cni = true);
                 // Pods whose DEL found no agent, and routes of an earlier agent to nodes that are gone.
                 repairs.reset_immediately();
             }
@@ -155,8 +172,9 @@ impl Agent {
         [driver, self.routes_due].into_iter().flatten().fold(far, Instant::min)
     }
 
-    async fn cycle(&mut self) {
+    async fn cycle(&mut self, received: Option<Instant>) {
         let cycle = self.driver.cycle(self.started.elapsed());
+        self.note(cycle, received);
         if cycle.writes > 0 {
             tracing::debug!(writes = cycle.writes, "maps written");
         }

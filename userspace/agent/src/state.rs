@@ -28,6 +28,8 @@ pub struct Questions(mpsc::Receiver<Question>);
 pub enum Question {
     /// The names of all service ids in use.
     Names(oneshot::Sender<Vec<NamedService>>),
+    /// How much there is of everything. Counting takes too long to be done at every turn.
+    Census(oneshot::Sender<Census>),
 }
 
 /// A service id and the Service port it stands for.
@@ -51,9 +53,6 @@ pub struct State {
     pub writes: u64,
     /// From the watch event to the written map.
     pub latency: Latency,
-    pub usage: Usage,
-    /// How many objects are not served, or not in all, by reason.
-    pub refused: BTreeMap<&'static str, usize>,
     pub sweeps: Sweeps,
 }
 
@@ -73,8 +72,8 @@ pub struct Readiness {
 }
 
 /// What is in use, as the agent's mirror of the maps has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
     /// Services that are served.
     pub services: usize,
     /// Their ports: service ids.
@@ -90,6 +89,8 @@ pub struct Usage {
     pub routes: usize,
     /// Pods of this node.
     pub pods: usize,
+    /// How many objects are not served, or not in all, by reason.
+    pub refused: BTreeMap<&'static str, usize>,
 }
 
 /// What the conntrack sweeper did.
@@ -129,9 +130,18 @@ impl Handle {
 
     /// The names of all service ids; nothing when the loop does not answer within `patience`.
     pub async fn names(&self, patience: Duration) -> Option<Vec<NamedService>> {
+        self.ask(Question::Names, patience).await
+    }
+
+    /// How much there is of everything; nothing when the loop does not answer within `patience`.
+    pub async fn census(&self, patience: Duration) -> Option<Census> {
+        self.ask(Question::Census, patience).await
+    }
+
+    async fn ask<T>(&self, question: fn(oneshot::Sender<T>) -> Question, patience: Duration) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let ask = async {
-            self.questions.send(Question::Names(reply)).await.ok()?;
+            self.questions.send(question(reply)).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(patience, ask).await.ok().flatten()
@@ -162,8 +172,6 @@ impl Default for State {
             full_sync: None,
             writes: 0,
             latency: Latency::default(),
-            usage: Usage::default(),
-            refused: BTreeMap::new(),
             sweeps: Sweeps::default(),
         }
     }
@@ -221,7 +229,7 @@ mod tests {
         let name = ServiceName { namespace: "a".into(), name: "b".into() };
         let named = NamedService { id: 3, name, port: PortKey { port: 80, protocol: 6 } };
         let answer = async {
-            let Question::Names(reply) = questions.next().await;
+            let Question::Names(reply) = questions.next().await else { panic!("another question") };
             reply.send(vec![named.clone()]).unwrap();
         };
         let (names, ()) = tokio::join!(handle.names(Duration::from_secs(5)), answer);

@@ -1,8 +1,11 @@
 //! The one binary: every component of a cluster is a subcommand.
 
 mod control_plane;
+mod look;
 mod node;
 mod pki;
+mod service;
+mod status;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -33,6 +36,10 @@ enum Command {
     Kubelet(node::KubeletArgs),
     /// Fills the node's kernel maps from the API, and serves the CNI plugin.
     Agent(node::AgentArgs),
+    /// Is this node well, and what does it carry? Exit code 1 when it is not well.
+    Status(status::StatusArgs),
+    /// The services of this node's maps.
+    Service(service::ServiceArgs),
     /// The cluster's own certificate authority, and kubeconfigs.
     Pki(pki::PkiArgs),
 }
@@ -52,6 +59,8 @@ fn main() -> anyhow::Result<()> {
             Command::ControllerManager(args) => control_plane::controller_manager(args).await,
             Command::Kubelet(args) => node::kubelet(args).await,
             Command::Agent(args) => node::agent(args).await,
+            Command::Status(args) => status::run(args),
+            Command::Service(args) => service::run(args),
             Command::Pki(args) => pki::run(args),
         }
     })

@@ -10,7 +10,7 @@ mod syscall;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use aya::maps::{MapData, PerCpuArray};
@@ -420,4 +420,9 @@ fn page<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd, from: Option<
     let failed = |source| Error::Map { map, operation: Operation::Read, key: "some".into(), source };
     let (entries, next) = syscall::page(fd.as_fd(), from.map(|place| place.0), PAGE).map_err(failed)?;
     Ok(Page { entries, next: next.map(Place) })
+}
+
+/// All elements of a pinned hash or array.
+pub(crate) fn dump_pinned<K: aya::Pod, V: aya::Pod>(path: &Path) -> io::Result<Vec<(K, V)>> {
+    syscall::dump(syscall::object_get(path)?.as_fd())
 }

@@ -12,11 +12,10 @@ fn page() -> String {
     counters[drop_index(Hook::FromOverlay, DropReason::WrongVni) as usize] = 2;
     let mut state = State::default();
     state.readiness.services = true;
-    state.usage.frontends = 3;
-    state.refused.insert("bad_port", 1);
+    let census = Census { frontends: 3, refused: [("bad_port", 1)].into(), ..Census::default() };
     state.latency.observe(Duration::from_millis(2));
     state.full_sync = Some(UNIX_EPOCH + Duration::from_secs(1500));
-    render(&state, &counters)
+    render(&state, Some(&census), &counters)
 }
 
 #[test]
@@ -62,4 +61,10 @@ fn the_documentation_lists_what_is_shown() {
 fn row(metric: &Metric) -> String {
     let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
     format!("| `{}` | {} | {} | {} |", metric.name, metric.kind, labels.join(", "), metric.help)
+}
+
+#[test]
+fn what_a_busy_loop_does_not_say_is_left_out_and_not_zero() {
+    let page = render(&State::default(), None, &[]);
+    assert!(!page.contains("\ndiolkos_services ") && page.contains("\ndiolkos_map_writes_total 0\n"), "{page}");
 }

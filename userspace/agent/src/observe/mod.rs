@@ -2,6 +2,11 @@
 
 mod error;
 mod pins;
+mod http;
+mod text;
+pub mod programs;
+pub mod services;
+pub mod status;
 
 pub use error::ObserveError;
 pub use pins::Pins;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
 use diolkos_abi::LAYOUT;
 use diolkos_abi::counter::{COUNTERS, DropReason, Hook, Verdict, drop_index, verdict_index};
@@ -90,6 +91,12 @@ impl Pins {
         M::try_from(self.map(name)?).map_err(|error| unreadable(name, &error))
     }
 
+    /// All elements of a hash or array.
+    pub(crate) fn dump<K: Pod, V: Pod>(&self, name: &str) -> Result<Vec<(K, V)>, ObserveError> {
+        let path = self.maps().join(name);
+        kernel::dump_pinned(&path).map_err(|source| ObserveError::Path { operation: "read", path, source })
+    }
+
     /// All counters that have a meaning, by [`diolkos_abi::counter`]'s index, summed over the cores.
     pub fn counters(&self) -> Result<Vec<u64>, ObserveError> {
         let counters: PerCpuArray<MapData, u64> = self.typed(map::COUNTER)?;
@@ -112,7 +119,7 @@ pub(crate) fn unreadable(map: &str, error: &dyn std::error::Error) -> ObserveErr
 }
 
 /// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
