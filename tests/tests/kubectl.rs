@@ -183,7 +183,7 @@ impl Cluster {
         let settings = Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             cache: cache::Limits::default(),
         };
         let running = runtime.block_on(serve_with(Arc::new(Model::new()), &pki, settings)).unwrap();

@@ -10,6 +10,7 @@ use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use serde_json::{Value, json};
 
+use crate::addresses::repair::give_back_orphans;
 use crate::handlers::{Caller, Handlers};
 use crate::pki::ADMIN_GROUP;
 use crate::serve::Shutdown;
@@ -18,6 +19,8 @@ use crate::stack::{Record, User};
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// How often is looked whether all of it is still there.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// In every so many of these looks, the first one among them, addresses without a Service are given back.
+const GIVE_BACK_ROUNDS: u64 = 30;
 
 /// Makes what is missing.
 pub(crate) async fn ensure(handlers: &Handlers, advertised: SocketAddr) -> Result<(), Failure> {
@@ -46,7 +49,12 @@ pub(crate) async fn ensure(handlers: &Handlers, advertised: SocketAddr) -> Resul
 /// Looks again and again until the server stops.
 pub(crate) async fn keep(handlers: Handlers, advertised: SocketAddr, shutdown: Shutdown) {
     let keeping = async {
-        loop {
+        for round in 0_u64.. {
+            if round % GIVE_BACK_ROUNDS == 0
+                && let Err(failure) = give_back_orphans(&handlers, diolkos_api::now()).await
+            {
+                tracing::warn!(%failure, "cannot look for addresses without a Service");
+            }
             tokio::time::sleep(KEEP_EVERY).await;
             if let Err(failure) = ensure(&handlers, advertised).await {
                 tracing::warn!(%failure, "cannot keep the system's namespaces and the kubernetes service");

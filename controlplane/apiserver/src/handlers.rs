@@ -28,7 +28,7 @@ use crate::stack::authorization::authorize;
 use crate::stack::{Attributes, Record, User};
 
 pub(crate) use list::Listing;
-pub(crate) use transaction::{Turns, stored_bytes};
+pub(crate) use transaction::{Current, Turns, stored_bytes};
 pub(crate) use watch::{Event, Events, bookmark};
 
 /// The verbs. Clones share everything.
@@ -166,7 +166,7 @@ fn reply(object: &Value, revision: i64, warnings: Vec<String>) -> wire::Object {
 }
 
 /// The present time as objects hold it: whole seconds.
-fn now() -> String {
+pub(crate) fn now() -> String {
     rfc3339(diolkos_api::now())
 }
 

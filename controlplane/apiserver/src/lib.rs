@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use diolkos_api::kind::Registry;
 use diolkos_store::{Etcd, EtcdConfig, Store};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -51,8 +51,8 @@ pub struct Options {
     pub cert_dir: PathBuf,
     /// Without certificates, those of `cert_dir` are shown to etcd.
     pub etcd: EtcdConfig,
-    /// The range of ClusterIPs, IPv4.
-    pub service_cidr: IpNetwork,
+    /// The ranges of ClusterIPs: one for each address family, the cluster's first family first.
+    pub service_cidrs: Vec<IpNetwork>,
 }
 
 /// What a server needs beside its store and its certificates.
@@ -61,7 +61,8 @@ pub struct Settings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub advertise_address: IpAddr,
-    pub service_cidr: IpNetwork,
+    /// As in [`Options::service_cidrs`].
+    pub service_cidrs: Vec<IpNetwork>,
     pub cache: cache::Limits,
 }
 
@@ -117,7 +118,7 @@ async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::
 }
 
 async fn start(options: Options) -> anyhow::Result<Running> {
-    let addresses = service_addresses(options.service_cidr)?;
+    let addresses = service_addresses(&options.service_cidrs, options.advertise_address)?;
     let mut names = vec![options.advertise_address.to_string(), addresses.first().to_string()];
     if !options.listen.ip().is_unspecified() {
         names.push(options.listen.ip().to_string());
@@ -131,7 +132,7 @@ async fn start(options: Options) -> anyhow::Result<Running> {
     let settings = Settings {
         listen: options.listen,
         advertise_address: options.advertise_address,
-        service_cidr: options.service_cidr,
+        service_cidrs: options.service_cidrs,
         cache: cache::Limits::default(),
     };
     let running = serve_with(Arc::new(store), &pki, settings).await?;
@@ -141,7 +142,7 @@ async fn start(options: Options) -> anyhow::Result<Running> {
 
 /// Serves a store. Returns when the port is open, the cache filled and the cluster's own objects are there.
 pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) -> anyhow::Result<Running> {
-    let addresses = service_addresses(settings.service_cidr)?;
+    let addresses = service_addresses(&settings.service_cidrs, settings.advertise_address)?;
     let tls = serve::tls_config(pki.ca_pem(), pki.apiserver())?;
     let listener =
         TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
@@ -181,11 +182,14 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     Ok(Running { address, stop, cache, tasks })
 }
 
-fn service_addresses(range: IpNetwork) -> anyhow::Result<ServiceAddresses> {
-    match range {
-        IpNetwork::V4(range) => ServiceAddresses::new(Ipv4Network::new(range.ip(), range.prefix())?),
-        IpNetwork::V6(range) => anyhow::bail!("the service CIDR {range} is IPv6; ClusterIPs are IPv4"),
-    }
+fn service_addresses(ranges: &[IpNetwork], advertised: IpAddr) -> anyhow::Result<ServiceAddresses> {
+    let addresses = ServiceAddresses::new(ranges)?;
+    anyhow::ensure!(
+        addresses.first().is_ipv4() == advertised.is_ipv4(),
+        "--advertise-address {advertised} is not of the first family of --service-cidr: the kubernetes service, which is \
+         of that family, could not point at it"
+    );
+    Ok(addresses)
 }
 
 fn with_own_certificates(mut etcd: EtcdConfig, pki: &Pki) -> EtcdConfig {
@@ -213,7 +217,7 @@ mod tests {
             cert_dir: dir.path().to_owned(),
             // Nothing listens on the port of tcpmux here.
             etcd: EtcdConfig { endpoints: vec!["https://127.0.0.1:1".into()], ..EtcdConfig::default() },
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         };
         let stopped = run_until(options, tokio::time::sleep(Duration::from_millis(500)));
         tokio::time::timeout(STORE_PATIENCE / 2, stopped).await.expect("it stops at once").unwrap();

@@ -22,9 +22,15 @@ pub(crate) struct ApiserverArgs {
     /// Certificates and keys; what is missing is made at the first start.
     #[arg(long, default_value = "/var/lib/diolkos/pki", value_name = "DIR")]
     cert_dir: PathBuf,
-    /// ClusterIPs come from here.
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
-    service_cidr: IpNetwork,
+    /// ClusterIPs come from here: one network for each address family, the cluster's first family first.
+    #[arg(
+        long,
+        alias = "service-cluster-ip-range",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16",
+        value_name = "CIDR[,CIDR]"
+    )]
+    service_cidr: Vec<IpNetwork>,
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
@@ -52,7 +58,7 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
         advertise_address: args.advertise_address,
         names: args.sans,
         cert_dir: args.cert_dir,
-        service_cidr: args.service_cidr,
+        service_cidrs: args.service_cidr,
         etcd,
     })
     .await

@@ -16,6 +16,7 @@ const DEFAULT_AFFINITY_SECONDS: i64 = 10_800;
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
 /// The ClusterIP of a Service that has none and wants none.
 pub const HEADLESS: &str = "None";
+const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 pub(super) fn service() -> Kind {
     let columns = vec![
@@ -85,13 +86,15 @@ fn default(service: &mut Value) {
     }
     set_default(spec, "type", "ClusterIP");
     set_default(spec, "sessionAffinity", "None");
+    if spec["sessionAffinity"] == "None"
+        && let Some(fields) = spec.as_object_mut()
+    {
+        fields.shift_remove("sessionAffinityConfig");
+    }
     if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() {
         set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": DEFAULT_AFFINITY_SECONDS}}));
     }
     if spec["type"] != "ExternalName" {
-        let family = if text(&spec["clusterIP"]).contains(':') { "IPv6" } else { "IPv4" };
-        set_default(spec, "ipFamilies", json!([family]));
-        set_default(spec, "ipFamilyPolicy", "SingleStack");
         set_default(spec, "internalTrafficPolicy", "Cluster");
     }
     if matches!(text(&spec["type"]), "NodePort" | "LoadBalancer") {
@@ -142,6 +145,11 @@ fn validate(service: &Value, old: Option<&Value>, causes: &mut Causes) {
         }
         if !matches!(text(&spec["clusterIP"]), "" | HEADLESS) {
             causes.forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'");
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if !spec[field].is_null() {
+                causes.forbidden(format!("spec.{field}"), "may not be set when `type` is 'ExternalName'");
+            }
         }
     } else if items(&spec["ports"]).is_empty() && spec["clusterIP"] != HEADLESS {
         causes.required("spec.ports", "");
@@ -216,36 +224,103 @@ fn validate_affinity(spec: &Value, causes: &mut Causes) {
 }
 
 fn validate_addresses(spec: &Value, old: Option<&Value>, causes: &mut Causes) {
-    let addresses = items(&spec["clusterIPs"]);
-    for (index, address) in addresses.iter().enumerate() {
-        let field = format!("spec.clusterIPs[{index}]");
-        match text(address) {
-            HEADLESS if addresses.len() == 1 => {}
-            HEADLESS => causes.invalid(field, address.clone(), "must be a valid IP address, not 'None'"),
-            other if other.parse::<IpAddr>().is_err() => {
-                causes.invalid(field, address.clone(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-            }
-            _ => {}
+    let old = old.map(|old| &old["spec"]).filter(|old| old["type"] != "ExternalName");
+    if spec["type"] != "ExternalName" {
+        let parsed = validate_cluster_ips(spec, old, causes);
+        validate_families(spec, &parsed, causes);
+        if let Some(old) = old {
+            validate_change(spec, old, causes);
         }
-    }
-    if let Some(first) = addresses.first()
-        && *first != spec["clusterIP"]
-    {
-        causes.invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "first value must match `clusterIP`");
     }
     for (index, address) in items(&spec["externalIPs"]).iter().enumerate() {
         if text(address).parse::<IpAddr>().is_err() {
-            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            causes.invalid(format!("spec.externalIPs[{index}]"), address.clone(), why);
+            causes.invalid(format!("spec.externalIPs[{index}]"), address.clone(), NO_ADDRESS);
         }
     }
-    if let Some(old) = old.map(|old| &old["spec"])
-        && old["type"] != "ExternalName"
-        && spec["type"] != "ExternalName"
-        && !text(&old["clusterIP"]).is_empty()
-        && old["clusterIP"] != spec["clusterIP"]
+}
+
+/// The addresses that are such, in their places.
+fn validate_cluster_ips(spec: &Value, old: Option<&Value>, causes: &mut Causes) -> Vec<Option<IpAddr>> {
+    let (field, addresses) = ("spec.clusterIPs", items(&spec["clusterIPs"]));
+    if let Some(first) = addresses.first() {
+        if *first != spec["clusterIP"] {
+            causes.invalid(field, spec["clusterIPs"].clone(), "first value must match `clusterIP`");
+        }
+        if *first == HEADLESS {
+            if addresses.len() > 1 {
+                causes.invalid(field, spec["clusterIPs"].clone(), "'None' must be the first and only value");
+            }
+            return Vec::new();
+        }
+    }
+    if addresses.len() > 2 {
+        causes.invalid(field, spec["clusterIPs"].clone(), "may only hold up to 2 values");
+    }
+    let known = |address: &Value| old.is_some_and(|old| items(&old["clusterIPs"]).contains(address));
+    let parse = |(index, address): (usize, &Value)| {
+        let field = format!("spec.clusterIPs[{index}]");
+        match text(address).parse::<IpAddr>() {
+            Err(_) => causes.invalid(field, address.clone(), NO_ADDRESS),
+            Ok(IpAddr::V6(mapped)) if mapped.to_ipv4_mapped().is_some() => {
+                causes.invalid(field, address.clone(), "must not be an IPv4-mapped IPv6 address");
+            }
+            Ok(parsed) if parsed.to_string() != text(address) && !known(address) => {
+                causes.invalid(field, address.clone(), format!("must be in canonical form (\"{parsed}\")"));
+            }
+            Ok(parsed) => return Some(parsed),
+        }
+        None
+    };
+    let parsed: Vec<Option<IpAddr>> = addresses.iter().enumerate().map(parse).collect();
+    if let [Some(first), Some(second)] = parsed.as_slice()
+        && first.is_ipv4() == second.is_ipv4()
     {
-        causes.invalid("spec.clusterIPs[0]", spec["clusterIPs"].clone(), "may not change once set");
+        let why = "may specify no more than one IP for each IP family";
+        causes.invalid(field, spec["clusterIPs"].clone(), why);
+    }
+    parsed
+}
+
+fn validate_families(spec: &Value, addresses: &[Option<IpAddr>], causes: &mut Causes) {
+    let policy = text(&spec["ipFamilyPolicy"]);
+    if !matches!(policy, "" | "SingleStack" | "PreferDualStack" | "RequireDualStack") {
+        let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+        causes.unsupported("spec.ipFamilyPolicy", policy, &policies);
+    }
+    let mut seen = HashSet::new();
+    for (index, family) in items(&spec["ipFamilies"]).iter().map(text).enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        if !matches!(family, "IPv4" | "IPv6") {
+            causes.unsupported(field, family, &["IPv4", "IPv6"]);
+        } else if !seen.insert(family) {
+            causes.duplicate(field, family);
+        }
+        if let Some(Some(address)) = addresses.get(index)
+            && address.is_ipv4() != (family == "IPv4")
+        {
+            let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            causes.invalid(format!("spec.clusterIPs[{index}]"), address.to_string(), why);
+        }
+    }
+}
+
+/// Addresses and families stay, but for the second ones, which the policy SingleStack releases.
+fn validate_change(spec: &Value, old: &Value, causes: &mut Causes) {
+    for (field, what) in [("clusterIPs", "clusterIP"), ("ipFamilies", "ipFamily")] {
+        let (new, had) = (items(&spec[field]), items(&old[field]));
+        if had.is_empty() {
+            continue;
+        }
+        if new.is_empty() {
+            causes.invalid(format!("spec.{field}[0]"), spec[field].clone(), format!("primary {what} can not be unset"));
+        }
+        for (index, _) in new.iter().zip(had).enumerate().filter(|(_, (new, had))| new != had) {
+            causes.invalid(format!("spec.{field}[{index}]"), spec[field].clone(), "may not change once set");
+        }
+        if new.len() == 1 && had.len() == 2 && spec["ipFamilyPolicy"] != "SingleStack" {
+            let why = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+            causes.invalid("spec.ipFamilyPolicy", spec["ipFamilyPolicy"].clone(), why);
+        }
     }
 }
 

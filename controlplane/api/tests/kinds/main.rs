@@ -128,8 +128,7 @@ fn a_service_gets_the_defaults_of_kubernetes() {
         object["spec"],
         json!({
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}], "type": "ClusterIP",
-            "sessionAffinity": "None", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-            "internalTrafficPolicy": "Cluster",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
         })
     );
     assert_eq!(object["status"], json!({"loadBalancer": {}}));
@@ -247,6 +246,63 @@ fn an_update_keeps_the_address_that_the_writer_left_out() {
     kind.prepare_for_update(&mut new, &old);
     assert_eq!(new["spec"]["clusterIPs"], json!(["10.96.0.7"]));
     assert_eq!(wrong(&new, Some(&old)), Vec::<String>::new());
+}
+
+#[test]
+fn a_client_stays_three_hours_with_its_backend_unless_the_service_says_how_long() {
+    let affinity = |config: Value| {
+        created(service(json!({"ports": [{"port": 53, "protocol": "UDP"}], "sessionAffinity": "ClientIP",
+                               "sessionAffinityConfig": config})))
+    };
+    let object = affinity(Value::Null);
+    assert_eq!(object["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));
+    assert_eq!(wrong(&object, None), Vec::<String>::new());
+    for (seconds, fine) in [(0, false), (1, true), (86_400, true), (86_401, false), (-5, false)] {
+        let object = affinity(json!({"clientIP": {"timeoutSeconds": seconds}}));
+        let problems = wrong(&object, None);
+        assert_eq!(problems.is_empty(), fine, "{seconds}: {problems:?}");
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        assert!(problems.iter().all(|problem| problem.starts_with(field)), "{problems:?}");
+    }
+    let mut without = affinity(Value::Null);
+    without["spec"]["sessionAffinity"] = "None".into();
+    kind("v1", "Service").default(&mut without);
+    assert_eq!(without["spec"]["sessionAffinityConfig"], Value::Null);
+}
+
+#[test]
+fn addresses_of_a_service_are_one_of_each_family_and_stay() {
+    let with = |spec: Value| {
+        let mut object = created(service(json!({"ports": [{"port": 80}]})));
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        object
+    };
+    for (spec, problem) in [
+        (json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2"]}), "may specify no more than one IP"),
+        (json!({"clusterIP": "fd00::0:1", "clusterIPs": ["fd00::0:1"]}), "must be in canonical form (\"fd00::1\")"),
+        (json!({"clusterIP": "::ffff:10.0.0.1", "clusterIPs": ["::ffff:10.0.0.1"]}), "IPv4-mapped"),
+        (json!({"clusterIP": "None", "clusterIPs": ["None", "fd00::1"]}), "must be the first and only value"),
+        (json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1"], "ipFamilies": ["IPv4"]}), "expected an IPv4 value"),
+        (json!({"ipFamilies": ["IPv6", "IPv6"]}), "Duplicate value"),
+        (json!({"ipFamilies": ["IPX"]}), "Unsupported value"),
+        (json!({"ipFamilyPolicy": "Any"}), "Unsupported value"),
+        (json!({"type": "ExternalName", "externalName": "a.b", "ipFamilies": ["IPv4"]}), "may not be set when"),
+    ] {
+        let problems = wrong(&with(spec.clone()), None);
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{spec}: {problems:?}");
+    }
+    let had =
+        with(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
+                          "ipFamilyPolicy": "RequireDualStack"}));
+    assert_eq!(wrong(&had, None), Vec::<String>::new());
+    let mut other = had.clone();
+    other["spec"]["clusterIPs"][1] = "fd00::2".into();
+    assert!(wrong(&other, Some(&had))[0].starts_with("spec.clusterIPs[1] Invalid value"));
+    let mut fewer = had.clone();
+    (fewer["spec"]["clusterIPs"], fewer["spec"]["ipFamilies"]) = (json!(["10.0.0.1"]), json!(["IPv4"]));
+    assert_eq!(wrong(&fewer, Some(&had)).len(), 2);
+    fewer["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+    assert_eq!(wrong(&fewer, Some(&had)), Vec::<String>::new());
 }
 
 #[test]

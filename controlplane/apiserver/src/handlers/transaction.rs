@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Handlers, Target, reply, store_failure};
+use crate::addresses::{Claims, Held, repair};
 use crate::cache::Freshness;
 
 /// How often a change begins anew because another writer was first.
@@ -38,6 +39,7 @@ struct Change {
     object: Value,
     expects: Vec<Expect>,
     writes: Vec<Write>,
+    claims: Claims,
 }
 
 /// Writers of one key that were too slow once wait for each other, so that each of them gets its turn within a few
@@ -92,7 +94,7 @@ impl Handlers {
             if dry_run {
                 return Ok(reply(&change.object, current.revision, Vec::new()));
             }
-            match self.store.commit(&change.expects, &change.writes).await.map_err(store_failure)? {
+            match self.commit(change.expects, change.writes, change.claims).await? {
                 Commit::Done(revision) => {
                     set_version(&mut change.object, revision);
                     return Ok(reply(&change.object, revision, Vec::new()));
@@ -120,7 +122,7 @@ impl Handlers {
         let key = target.key();
         let old = &current.object;
         target.check_own(old)?;
-        let mut expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
+        let expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
         let (object, write, claims) = match edit(current)? {
             Edit::Keep => return Ok(None),
             Edit::Remove(object) => {
@@ -136,9 +138,7 @@ impl Handlers {
                 (object, write, claims)
             }
         };
-        expects.extend(claims.expects);
-        let writes = std::iter::once(write).chain(claims.writes).collect();
-        Ok(Some(Change { object, expects, writes }))
+        Ok(Some(Change { object, expects, writes: vec![write], claims }))
     }
 
     /// Creates an object unless its key is taken: `Ok(None)` then. `namespace`: what the object's namespace was found
@@ -158,10 +158,8 @@ impl Handlers {
             target.kind.check(object, None)?;
             let mut expects = vec![Expect::Absent { key: key.clone() }];
             expects.extend(namespace.clone());
-            expects.extend(claims.expects);
-            let mut writes = vec![Write::Put { key: key.clone(), value: stored_bytes(object) }];
-            writes.extend(claims.writes);
-            match self.store.commit(&expects, &writes).await.map_err(store_failure)? {
+            let write = Write::Put { key: key.clone(), value: stored_bytes(object) };
+            match self.commit(expects, vec![write], claims).await? {
                 Commit::Done(revision) => return Ok(Some(revision)),
                 Commit::Conflict { key: other, .. } if other == key => return Ok(None),
                 Commit::Conflict { key: other, .. } if names(&namespace, &other) => {
@@ -174,6 +172,36 @@ impl Handlers {
         Err(Failure::unavailable("every address that was tried was taken meanwhile, please try again"))
     }
 
+    /// Commits an object with the addresses that it claims or releases. When it cannot be written, what was claimed
+    /// ahead of it is given back; when nobody knows whether it was, that is left to [`repair`].
+    async fn commit(
+        &self,
+        mut expects: Vec<Expect>,
+        mut writes: Vec<Write>,
+        claims: Claims,
+    ) -> Result<Commit, Failure> {
+        let mut held = Vec::new();
+        for (key, value) in claims.ahead {
+            let (absent, write) = (Expect::Absent { key: key.clone() }, Write::Put { key: key.clone(), value });
+            match self.store.commit(&[absent], &[write]).await.map_err(store_failure)? {
+                Commit::Done(revision) => {
+                    expects.push(Expect::At { key: key.clone(), revision });
+                    held.push(Held { key, revision });
+                }
+                conflict => {
+                    repair::give_back(self, &held).await;
+                    return Ok(conflict);
+                }
+            }
+        }
+        expects.extend(claims.expects);
+        writes.extend(claims.writes);
+        let commit = self.store.commit(&expects, &writes).await.map_err(store_failure)?;
+        let left = if matches!(commit, Commit::Done(_)) { &claims.behind } else { &held };
+        repair::give_back(self, left).await;
+        Ok(commit)
+    }
+
     /// The newest state of a key, from the store.
     pub(crate) async fn stored(&self, key: &str) -> Result<Option<Current>, Failure> {
         let range = Range { prefix: key.to_owned(), start: key.to_owned(), at: 0, limit: 1 };
@@ -181,7 +209,7 @@ impl Handlers {
         snapshot.entries.iter().find(|entry| entry.key == key).map(decode).transpose()
     }
 
-    pub(super) async fn cached(&self, key: &str) -> Result<Option<Current>, Failure> {
+    pub(crate) async fn cached(&self, key: &str) -> Result<Option<Current>, Failure> {
         let Some(cached) = self.cache.get(key, Freshness::Any).await? else { return Ok(None) };
         let object = serde_json::from_slice(&cached.bytes).map_err(|cause| damaged(key, &cause))?;
         Ok(Some(Current { object, revision: cached.revision, fresh: false }))

@@ -74,7 +74,7 @@ async fn a_headless_service_has_no_address_and_a_chosen_one_is_granted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_created_at_once_never_share_an_address_and_a_full_range_says_so() {
     // 30 addresses: one is the kubernetes service's, one is kept for DNS.
-    let server = Server::with_service_cidr("10.96.0.0/27").await;
+    let server = Server::with_service_cidrs(&["10.96.0.0/27"]).await;
     let creating: Vec<_> = (0..32)
         .map(|index| {
             let rest = server.admin_rest();

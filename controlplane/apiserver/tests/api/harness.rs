@@ -36,17 +36,21 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Server {
-        Self::with_service_cidr("10.96.0.0/16").await
+        Self::with_service_cidrs(&["10.96.0.0/16"]).await
     }
 
-    pub(crate) async fn with_service_cidr(service_cidr: &str) -> Server {
+    pub(crate) async fn with_service_cidrs(service_cidrs: &[&str]) -> Server {
+        Self::over(Model::new(), service_cidrs).await
+    }
+
+    /// A server over a store that holds something already.
+    pub(crate) async fn over(store: Model, service_cidrs: &[&str]) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), &[]).unwrap();
-        let store = Model::new();
         let settings = Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             advertise_address: ADVERTISED,
-            service_cidr: service_cidr.parse().unwrap(),
+            service_cidrs: service_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             cache: cache::Limits { bookmark_every: Duration::from_millis(200), ..cache::Limits::default() },
         };
         let running = serve_with(Arc::new(store.clone()), &pki, settings).await.unwrap();

@@ -9,6 +9,7 @@ mod crud;
 mod deletion;
 mod discovery;
 mod failures;
+mod families;
 mod nodes;
 mod tls;
 mod watch;
