@@ -69,8 +69,6 @@ struct Agent {
     questions: Questions,
     /// Pod CIDRs that were said to be left to the operator's routing.
     not_on_link: BTreeSet<IpNetwork>,
-    state: Handle,
-    questions: Questions,
     /// Held as long as this agent runs: two would undo each other's writes.
     _lock: Flock<File>,
 }
@@ -115,8 +113,6 @@ impl Agent {
             state,
             questions,
             not_on_link: BTreeSet::new(),
-            state,
-            questions,
             _lock: lock,
         })
     }
