@@ -232,6 +232,7 @@ impl Agent {
             tracing::error!(%error, "the pods cannot be looked after; trying again");
         }
         self.routes_due = Some(Instant::now());
+        self.heal_monitor();
         overlay.is_ok() && pods.is_ok_and(|repaired| repaired.failures.is_empty())
     }
 

@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod look;
+mod monitor;
 mod node;
 mod pki;
 mod service;
@@ -40,6 +41,8 @@ enum Command {
     Status(status::StatusArgs),
     /// The services of this node's maps.
     Service(service::ServiceArgs),
+    /// Packets and connects as this node decides on them: drops with their reason, and samples of what goes on.
+    Monitor(monitor::MonitorArgs),
     /// The cluster's own certificate authority, and kubeconfigs.
     Pki(pki::PkiArgs),
 }
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
             Command::Agent(args) => node::agent(args).await,
             Command::Status(args) => status::run(args),
             Command::Service(args) => service::run(args),
+            Command::Monitor(args) => monitor::run(args).await,
             Command::Pki(args) => pki::run(args),
         }
     })

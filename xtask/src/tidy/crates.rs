@@ -18,12 +18,13 @@ const DIRECTION: [(&str, &[&str]); 14] = [
     ("diolkos-apiserver", &["diolkos-api", "diolkos-store"]),
     ("diolkos-controllers", &["diolkos-api"]),
     ("diolkos-scheduler", &["diolkos-api"]),
-    ("diolkos-agent", &["diolkos-abi", "diolkos-api"]),
+    ("diolkos-agent", &["diolkos-abi", "diolkos-api", "diolkos-datapath"]),
     ("diolkos-cni", &[]),
     ("diolkos-kubelet", &["diolkos-api"]),
     (
         "diolkos",
         &[
+            "diolkos-abi",
             "diolkos-agent",
             "diolkos-api",
             "diolkos-apiserver",

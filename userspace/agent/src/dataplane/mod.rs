@@ -32,6 +32,8 @@ pub mod map {
     pub const NETNS: &str = "NETNS";
     pub const COUNTER: &str = "COUNTER";
     pub const SOCKET: &str = "SOCKET";
+    pub const CONTROL: &str = "CONTROL";
+    pub const EVENT: &str = "EVENT";
     pub const MEMBER: &str = "MEMBER";
     pub const AFFINITY: &str = "AFFINITY";
     pub const PEER: &str = "PEER";

@@ -11,6 +11,8 @@ pub enum ObserveError {
     SeveralNodes { path: PathBuf, names: String },
     #[error("{path} is not there: this node has no dataplane of layout {layout}{found}")]
     NoLayout { path: PathBuf, layout: u32, found: String },
+    #[error("another monitor runs on this node: end it first, or share its output")]
+    AnotherMonitor,
     #[error("{operation} {path}: {source}")]
     Path { operation: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{operation}: {reason}")]

@@ -7,6 +7,7 @@ mod text;
 pub mod programs;
 pub mod services;
 pub mod status;
+pub mod monitor;
 
 pub use error::ObserveError;
 pub use pins::Pins;

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use super::Agent;
 use crate::driver::Cycle;
 use crate::health;
-use crate::observe::Pins;
+use crate::observe::{Pins, monitor};
 use crate::options::Options;
 use crate::state::{Census, Handle, Question};
 
@@ -41,6 +41,15 @@ impl Agent {
             readiness.maps = self.driver.has_synced();
             readiness.cni = self.server.is_some();
         });
+    }
+
+    /// A monitor that was killed leaves the programs telling nobody what they do.
+    pub(super) fn heal_monitor(&self) {
+        match monitor::heal(&Pins::of(&self.options.bpffs, &self.options.node_name)) {
+            Ok(true) => tracing::info!("turned off the watch of a monitor that was killed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "cannot look after the monitor's watch"),
+        }
     }
 
     pub(super) fn answer(&self, question: Question) {
