@@ -35,6 +35,23 @@ fn a_device_of_others_with_the_hosts_name_is_left_alone() {
 }
 
 #[test]
+fn a_full_pool_of_one_family_takes_nothing_of_the_other() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        node.pods.set_network(Network { pod_cidr_v6: Some("fd44:1::/126".parse().unwrap()), ..node.network });
+        let sandboxes = [Sandbox::new(), Sandbox::new(), Sandbox::new()];
+        node.add("c1", &sandboxes[0]).await.unwrap();
+        node.add("c2", &sandboxes[1]).await.unwrap();
+        let error = node.add("c3", &sandboxes[2]).await.unwrap_err();
+        assert!(error.code == 101 && error.msg.contains("fd44:1::/126"), "{error:?}");
+        node.call(request("DEL", "c2", "")).await.unwrap();
+        let resting = node.add("c3", &sandboxes[2]).await.unwrap_err();
+        assert!(resting.code == 11 && resting.msg.contains("fd44:1::/126"), "{resting:?}");
+        assert_eq!(node.pods.attachments().len(), 1);
+    });
+}
+
+#[test]
 fn a_full_endpoint_map_undoes_the_whole_add() {
     on_a_node(async || {
         let node = Node::with_capacities(Capacities { endpoints: 3, ..Capacities::ABI }).await;
@@ -89,7 +106,8 @@ fn without_a_podcidr_add_asks_to_try_again_later_and_status_says_so() {
         let waiting =
             Node { pods: Pods::open(state.path(), dataplane.clone(), REST).unwrap(), dataplane, state, ..ready };
         let sandbox = Sandbox::new();
-        assert_eq!(waiting.add("c1", &sandbox).await.unwrap_err().code, 11);
+        let error = waiting.add("c1", &sandbox).await.unwrap_err();
+        assert!(error.code == 11 && error.details.contains("podCIDRs"), "{error:?}");
         assert_eq!(waiting.call(request("STATUS", "", "")).await.unwrap_err().code, 50);
         waiting.call(request("DEL", "c1", "")).await.unwrap();
         waiting.pods.set_network(waiting.network);
@@ -106,7 +124,9 @@ fn a_full_pool_and_a_resting_pool_are_told_apart() {
         let sandboxes = [Sandbox::new(), Sandbox::new()];
         let first = node.add("c1", &sandboxes[0]).await.unwrap();
         assert_eq!(address(&first).octets(), [10, 244, 1, 2]);
-        assert_eq!(node.add("c2", &sandboxes[1]).await.unwrap_err().code, 101);
+        let full = node.add("c2", &sandboxes[1]).await.unwrap_err();
+        assert!(full.code == 101 && full.msg.contains("10.244.1.0/30"), "{full:?}");
+        assert!(full.details.contains("podCIDR"), "{full:?}");
         node.call(request("DEL", "c1", "")).await.unwrap();
         let resting = node.add("c2", &sandboxes[1]).await.unwrap_err();
         assert!(resting.code == 11 && resting.msg.contains("rest"), "{resting:?}");

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use diolkos_abi::address::v4_mapped;
-use diolkos_abi::pod::netns_flags;
 use serde_json::json;
 
 use crate::world::{Node, Sandbox, address, addresses, ip, link_exists, on_a_node, request};
@@ -119,9 +118,18 @@ fn check_names_what_is_damaged_and_the_next_add_heals_it() {
         assert_ne!(address(&healed), address(&result), "the old address rests");
         check().await.unwrap();
 
-        ip(&format!("route del {} dev {host}", address(&healed)));
-        assert!(check().await.unwrap_err().msg.contains("route"));
-        node.pods.repair().await.unwrap();
+        for address in addresses(&healed) {
+            ip(&format!("route del {address} dev {host}"));
+            assert!(check().await.unwrap_err().msg.contains("route"));
+            node.pods.repair().await.unwrap();
+            check().await.unwrap();
+        }
+
+        sandbox.ip("-6 neigh del fe80::1 dev eth0");
+        let error = check().await.unwrap_err();
+        assert!(error.code == 103 && error.msg.contains("fe80::1"), "{error:?}");
+        let healed = node.add("c1", &sandbox).await.unwrap();
+        let host = node.host_ifname(&healed);
         check().await.unwrap();
 
         node.dataplane.lock().detach_pod(&host).unwrap();
@@ -149,18 +157,6 @@ fn a_pod_whose_namespace_is_gone_is_deleted_without_it() {
 }
 
 #[test]
-fn a_pod_that_opts_out_is_marked_so() {
-    on_a_node(async || {
-        let node = Node::new().await;
-        let sandbox = Sandbox::new();
-        let mut add = request("ADD", "c1", &sandbox.path);
-        add.config.insert("diolkos.io/socket-lb".into(), json!("disabled"));
-        node.call(add).await.unwrap();
-        assert_eq!(node.dataplane.lock().netnses().unwrap()[0].1.flags, netns_flags::OPT_OUT);
-    });
-}
-
-#[test]
 fn gc_removes_what_the_runtime_no_longer_knows_of_its_network() {
     on_a_node(async || {
         let node = Node::new().await;
@@ -179,6 +175,44 @@ fn gc_removes_what_the_runtime_no_longer_knows_of_its_network() {
         let left: Vec<String> = node.pods.attachments().into_iter().map(|held| held.container_id).collect();
         assert_eq!(left, ["kept", "other"]);
         assert_eq!(node.dataplane.lock().endpoints().unwrap().len(), 4, "two of each family");
+    });
+}
+
+#[test]
+fn gc_goes_on_when_one_attachment_cannot_be_removed_and_says_so() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let sandboxes = [Sandbox::new(), Sandbox::new()];
+        node.add("first", &sandboxes[0]).await.unwrap();
+        node.add("second", &sandboxes[1]).await.unwrap();
+        // The record of the first cannot become a resting address: a directory has its name.
+        let resting = node.state.path().join("resting/10.244.1.2");
+        std::fs::create_dir(&resting).unwrap();
+        let mut gc = request("GC", "", "");
+        gc.config.insert("cni.dev/valid-attachments".into(), json!([]));
+        let error = node.call(gc.clone()).await.unwrap_err();
+        assert!(error.code == 5 && error.msg.contains("resting/10.244.1.2"), "{error:?}");
+        let left: Vec<String> = node.pods.attachments().into_iter().map(|held| held.container_id).collect();
+        assert_eq!(left, ["first"]);
+
+        std::fs::remove_dir(&resting).unwrap();
+        node.call(gc.clone()).await.unwrap();
+        node.call(gc).await.unwrap();
+        node.assert_empty();
+    });
+}
+
+#[test]
+fn status_tells_a_node_without_a_podcidr_from_one_whose_network_is_broken() {
+    on_a_node(async || {
+        let node = Node::new().await;
+        let status = || node.call(request("STATUS", "", ""));
+        status().await.unwrap();
+        node.pods.set_limited(Some("the overlay device is somebody else's".into()));
+        let error = status().await.unwrap_err();
+        assert!(error.code == 51 && error.msg.contains("somebody else's") && !error.details.is_empty(), "{error:?}");
+        node.pods.set_limited(None);
+        status().await.unwrap();
     });
 }
 

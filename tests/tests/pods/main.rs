@@ -6,6 +6,7 @@ mod failures;
 mod lifecycle;
 mod overlay;
 mod programs;
+mod repair;
 mod restart;
 mod server;
 mod world;

@@ -54,7 +54,9 @@ fn answer(call: &Call) -> Result<Value, Failure> {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(Failure::Given(error)),
         Err(Trouble::Away(_)) if call.command == "DEL" => Ok(Value::Null),
-        Err(Trouble::Away(reason)) if call.command == "STATUS" => Err(call.failure(code::NOT_AVAILABLE, &reason)),
+        Err(Trouble::Away(reason) | Trouble::Silent(reason)) if call.command == "STATUS" => {
+            Err(call.failure(code::NOT_AVAILABLE, &reason))
+        }
         Err(Trouble::Away(reason) | Trouble::Silent(reason)) => Err(call.failure(code::TRY_AGAIN_LATER, &reason)),
         Err(Trouble::Garbled(reason)) => Err(call.failure(code::DECODE, &reason)),
     }
