@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use diolkos_abi::config::Config;
 use diolkos_abi::counter::{Hook, Verdict, verdict_index};
 use diolkos_abi::pod::{Netns, netns_flags};
+use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
 use diolkos_agent::dataplane::kernel::Kernel;
 use diolkos_agent::desired::ThisNode;
 use diolkos_agent::driver::Driver;
+use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::Change;
 use k8s_openapi::api::core::v1::Service;
@@ -92,7 +94,16 @@ impl Agent {
             ..Config::default()
         };
         let dataplane = Shared::new(Kernel::open(&world.options(config)).unwrap_or_else(|error| panic!("{error}")));
-        let this = ThisNode { name: "n1".into(), pod_cidr: "10.244.1.0/24".parse().unwrap(), overlay_mtu: 1450 };
+        let this = ThisNode {
+            name: "n1".into(),
+            node_v4: Some([192, 0, 2, 1].into()),
+            node_v6: None,
+            pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
+            pod_cidr_v6: None,
+            overlay_mtu: 1450,
+            on_link: OnLink::default(),
+            clock: Clock::calibrate(),
+        };
         let driver = Driver::new(dataplane.clone(), this, QUARANTINE);
         let mut agent = Self { dataplane, driver, started: Instant::now() };
         for change in [Change::Services(vec![service()]), Change::Nodes(vec![]), Change::Slices(vec![slice(serving)])] {

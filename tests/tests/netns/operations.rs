@@ -8,7 +8,7 @@ use diolkos_abi::service::{Backend, FrontendKey, backend_state, frontend_word, r
 use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Dataplane;
 use diolkos_agent::dataplane::kernel::Kernel;
-use diolkos_agent::desired::{PortKey, ServiceName};
+use diolkos_agent::desired::{Family, PortKey, ServiceName};
 use diolkos_agent::health::{self, ServiceId};
 use diolkos_agent::observe::services::{self, ServiceMaps};
 use diolkos_agent::observe::{Pins, programs, status};
@@ -59,7 +59,7 @@ impl Agent {
         runtime.spawn(async move {
             loop {
                 let name = ServiceName { namespace: "default".into(), name: "web".into() };
-                let port = PortKey { port: 80, protocol: protocol::TCP };
+                let port = PortKey { port: 80, protocol: protocol::TCP, family: Family::V4 };
                 match questions.next().await {
                     Question::Names(reply) => drop(reply.send(vec![NamedService { id: 5, name, port }])),
                     Question::Census(reply) => drop(reply.send(Census { services: 1, ..Census::default() })),

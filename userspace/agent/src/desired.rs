@@ -1,23 +1,27 @@
 //! What the maps should say: pure functions of Services, EndpointSlices and Nodes.
 //!
-//! What is served: ClusterIP, TCP, IPv4. The ports of a Service are desired together or refused together, and each
-//! refusal says why; what else a Service asks for ([`unserved`]) is named too.
+//! What is served: ClusterIPs of the families this node has, TCP and UDP. The ports of a Service are desired together
+//! or refused together, and each refusal says why; what else a Service asks for ([`ServiceFacts::unserved`]) is named
+//! too, and so is an endpoint that cannot be: it alone is left out.
 
+mod nodes;
+mod read;
 mod refusal;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use diolkos_abi::address::{Address, protocol, v4_mapped};
-use diolkos_abi::pod::Node;
+use diolkos_abi::address::{Address, is_v4, v4_mapped};
 use diolkos_abi::service::{FrontendKey, SLOTS_PER_SERVICE, scope};
-use ipnetwork::Ipv4Network;
-use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
-use crate::overlay::overlay_mac;
+use crate::clock::Clock;
+use crate::overlay::OnLink;
+pub use nodes::{DesiredNode, NodeFacts, nodes};
+pub use read::{Names, ServiceFacts, SliceFacts};
+pub(crate) use read::{name_of, slice_name};
 pub use refusal::{Reason, Refusal};
 
 /// Namespace and name of a Service.
@@ -33,12 +37,21 @@ impl std::fmt::Display for ServiceName {
     }
 }
 
-/// A port of a Service: each has its own row.
+/// An address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    #[default]
+    V4,
+    V6,
+}
+
+/// A port of a Service in one family: each has its own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortKey {
     pub port: u16,
     /// [`diolkos_abi::address::protocol`].
     pub protocol: u8,
+    pub family: Family,
 }
 
 /// What tells backends apart.
@@ -46,12 +59,19 @@ pub struct PortKey {
 pub struct BackendKey {
     pub address: Address,
     pub port: u16,
+    /// [`diolkos_abi::address::protocol`].
+    pub protocol: u8,
 }
 
 /// A Service as the maps should hold it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredService {
     pub ports: BTreeMap<PortKey, DesiredPort>,
+    /// Its cluster addresses. No other Service has any of them.
+    pub addresses: BTreeSet<Address>,
+    /// How long a client keeps its backend after its last connection, in the unit of
+    /// [`diolkos_abi::conntrack::Flow::seen`]; 0 for no affinity.
+    pub affinity: u32,
 }
 
 /// A Service port: what clients dial and who answers.
@@ -67,176 +87,79 @@ pub struct DesiredPort {
     pub draining: BTreeMap<BackendKey, bool>,
 }
 
-/// Another node and the pod CIDR that lives there.
+/// What `desired` must know of the node it runs on. A family without a pod CIDR here is none of its business.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredNode {
-    pub node: Node,
-    /// The pod CIDR's address, masked to the cluster-wide prefix length.
-    pub prefix: Address,
-}
-
-/// What `desired` must know of the node it runs on.
-#[derive(Clone, Debug)]
 pub struct ThisNode {
     pub name: String,
-    /// This node's pod CIDR. All nodes share its prefix length.
-    pub pod_cidr: Ipv4Network,
-    /// Largest packet inside the tunnel, bytes.
+    /// Its tunnel ends.
+    pub node_v4: Option<Ipv4Addr>,
+    pub node_v6: Option<Ipv6Addr>,
+    /// Its pod CIDRs. All nodes share their prefix lengths.
+    pub pod_cidr_v4: Option<Ipv4Network>,
+    pub pod_cidr_v6: Option<Ipv6Network>,
+    /// Largest packet inside this node's tunnels, bytes.
     pub overlay_mtu: u16,
+    /// Where this node is a neighbour, with direct routing; nowhere with the overlay.
+    pub on_link: OnLink,
+    pub clock: Clock,
 }
 
-/// The rows of a Service; nothing for one that is not ours to serve (headless, ExternalName, another proxy's).
-pub fn service(
-    object: &Service,
-    slices: &[&EndpointSlice],
-    node_name: &str,
-) -> Result<Option<DesiredService>, Refusal> {
-    let name = name_of(object);
-    let refuse = |reason| Refusal { object: format!("Service {name}"), reason };
-    let Some(spec) = &object.spec else { return Ok(None) };
-    if !is_served(object) {
-        return Ok(None);
-    }
-    let cluster_ips = cluster_ips(object).map_err(refuse)?;
-    if cluster_ips.is_empty() {
-        return Ok(None);
-    }
-    if spec.session_affinity.as_deref().is_some_and(|a| a != "None") {
-        return Err(refuse(Reason::SessionAffinity));
-    }
-    let local_only = spec.internal_traffic_policy.as_deref() == Some("Local");
-    let mut desired = DesiredService::default();
-    for port in spec.ports.iter().flatten() {
-        let key = port_key(port.port, port.protocol.as_deref()).map_err(refuse)?;
-        let frontends = cluster_ips
-            .iter()
-            .map(|ip| FrontendKey::new(v4_mapped(ip.octets()), key.port.to_be_bytes(), key.protocol, scope::CLUSTER))
-            .collect();
-        let port_name = port.name.as_deref().unwrap_or_default();
-        let port = rows::row(slices, port_name, key.protocol, local_only.then_some(node_name))?;
-        let backends = port.row.len();
-        if backends > SLOTS_PER_SERVICE as usize {
-            return Err(refuse(Reason::RowTooLong { port: key.port, backends, limit: SLOTS_PER_SERVICE }));
-        }
-        if desired.ports.insert(key, DesiredPort { frontends, ..port }).is_some() {
-            return Err(refuse(Reason::DuplicatePort(key.port)));
+impl ThisNode {
+    pub fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.pod_cidr_v4.is_some(),
+            Family::V6 => self.pod_cidr_v6.is_some(),
         }
     }
-    Ok(Some(desired))
+
+    /// Whether an address lies in one of this node's pod CIDRs.
+    pub fn is_own_pod(&self, address: &Address) -> bool {
+        match IpAddr::from(Ipv6Addr::from(*address)).to_canonical() {
+            IpAddr::V4(address) => self.pod_cidr_v4.is_some_and(|own| own.contains(address)),
+            IpAddr::V6(address) => self.pod_cidr_v6.is_some_and(|own| own.contains(address)),
+        }
+    }
 }
 
-/// What is not served of a Service though the rest of it is: it must not be missed in silence.
-pub fn unserved(object: &Service) -> Vec<Reason> {
-    let Some(spec) = object.spec.as_ref().filter(|_| is_served(object)) else { return Vec::new() };
-    let mut reasons = Vec::new();
-    match spec.type_.as_deref() {
-        None | Some("ClusterIP") => {}
-        Some(other) => reasons.push(Reason::ExternalTraffic(other.to_owned())),
-    }
-    if spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
-        reasons.push(Reason::ExternalIps);
-    }
-    let single = spec.cluster_ip.iter().filter(|_| spec.cluster_ips.as_ref().is_none_or(Vec::is_empty));
-    let all = spec.cluster_ips.iter().flatten().chain(single);
-    reasons.extend(all.filter(|ip| ip.contains(':')).map(|ip| Reason::Ipv6(ip.clone())));
-    reasons
-}
-
-/// The other nodes by name. Nodes without a pod CIDR yet are left out; what contradicts itself or another node is
-/// refused.
-pub fn nodes<'a>(
-    objects: impl IntoIterator<Item = &'a NodeObject>,
-    this: &ThisNode,
-) -> (BTreeMap<Arc<str>, DesiredNode>, Vec<Refusal>) {
-    let mut desired = BTreeMap::new();
-    let mut taken = BTreeSet::from([v4_mapped(this.pod_cidr.network().octets())]);
-    let mut refusals = Vec::new();
-    for object in objects {
-        let name = object.metadata.name.clone().unwrap_or_default();
-        if name == this.name {
-            continue;
-        }
-        match node(object, this) {
-            Ok(Some(node)) if !taken.insert(node.prefix) => {
-                refusals.push(Refusal { object: format!("Node {name}"), reason: Reason::PodCidrTaken });
+/// The rows of a Service, from what it and its slices say.
+pub fn service(facts: &ServiceFacts, slices: &[&SliceFacts], this: &ThisNode) -> Result<DesiredService, Reason> {
+    let addresses: Vec<Address> = facts.cluster_ips.iter().map(|ip| address(*ip)).collect();
+    let addresses: BTreeSet<Address> = addresses.into_iter().filter(|ip| this.has(family(ip))).collect();
+    let affinity = this.clock.units(facts.affinity);
+    let mut desired = DesiredService { addresses, affinity, ..DesiredService::default() };
+    let only_node = facts.local_only.then_some(this.name.as_str());
+    for port in &facts.ports {
+        for family in [Family::V4, Family::V6] {
+            let of_family = desired.addresses.iter().filter(|ip| self::family(ip) == family);
+            let frontend = |ip: &Address| FrontendKey::new(*ip, port.port.to_be_bytes(), port.protocol, scope::CLUSTER);
+            let frontends: Vec<FrontendKey> = of_family.map(frontend).collect();
+            if frontends.is_empty() {
+                continue;
             }
-            Ok(Some(node)) => {
-                desired.insert(Arc::from(name), node);
+            let row = rows::row(slices, family, &port.name, port.protocol, only_node);
+            let backends = row.row.len();
+            if backends > SLOTS_PER_SERVICE as usize {
+                return Err(Reason::RowTooLong { port: port.port, backends, limit: SLOTS_PER_SERVICE });
             }
-            Ok(None) => {}
-            Err(reason) => refusals.push(Refusal { object: format!("Node {name}"), reason }),
+            let key = PortKey { port: port.port, protocol: port.protocol, family };
+            if desired.ports.insert(key, DesiredPort { frontends, ..row }).is_some() {
+                return Err(Reason::DuplicatePort(port.port));
+            }
         }
     }
-    (desired, refusals)
+    Ok(desired)
 }
 
-/// The node's first IPv4 InternalIP: its tunnel end.
-pub fn internal_ip(object: &NodeObject) -> Option<Ipv4Addr> {
-    let addresses = object.status.as_ref()?.addresses.as_ref()?;
-    addresses.iter().filter(|a| a.type_ == "InternalIP").find_map(|a| a.address.parse().ok())
+/// The family of an address in its 16 bytes.
+pub fn family(address: &Address) -> Family {
+    if is_v4(address) { Family::V4 } else { Family::V6 }
 }
 
-/// The node's first IPv4 pod CIDR.
-pub fn pod_cidr(object: &NodeObject) -> Result<Option<Ipv4Network>, Reason> {
-    let Some(spec) = &object.spec else { return Ok(None) };
-    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    let Some(text) = all.into_iter().find(|cidr| !cidr.contains(':')) else { return Ok(None) };
-    let cidr: Ipv4Network = text.parse().map_err(|_| Reason::BadPodCidr(text.clone()))?;
-    if cidr.network() != cidr.ip() || cidr.prefix() == 0 || cidr.prefix() > 30 {
-        return Err(Reason::BadPodCidr(text.clone()));
-    }
-    Ok(Some(cidr))
-}
-
-fn node(object: &NodeObject, this: &ThisNode) -> Result<Option<DesiredNode>, Reason> {
-    let Some(cidr) = pod_cidr(object)? else { return Ok(None) };
-    if cidr.prefix() != this.pod_cidr.prefix() {
-        return Err(Reason::PodCidrLength { found: cidr.prefix(), wanted: this.pod_cidr.prefix() });
-    }
-    let Some(address) = internal_ip(object) else { return Err(Reason::NoInternalIp) };
-    let node = Node {
-        tunnel_v4: address.octets(),
-        mac: overlay_mac(address.into()),
-        mtu: this.overlay_mtu,
-        ..Node::default()
-    };
-    Ok(Some(DesiredNode { node, prefix: v4_mapped(cidr.network().octets()) }))
-}
-
-pub(crate) fn name_of(object: &Service) -> ServiceName {
-    ServiceName {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-    }
-}
-
-/// The labels by which a Service says that kube-proxy, and so this proxy, must leave it alone.
-const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
-
-fn is_served(object: &Service) -> bool {
-    let labels = object.metadata.labels.as_ref();
-    let of_another = NOT_OURS.iter().any(|label| labels.is_some_and(|l| l.contains_key(*label)));
-    let external_name =
-        object.spec.as_ref().and_then(|spec| spec.type_.as_deref()).is_some_and(|type_| type_ == "ExternalName");
-    !of_another && !external_name
-}
-
-/// The IPv4 cluster addresses; empty for a headless Service, for one that waits for its address, and for an IPv6 one.
-fn cluster_ips(object: &Service) -> Result<Vec<Ipv4Addr>, Reason> {
-    let Some(spec) = &object.spec else { return Ok(Vec::new()) };
-    let mut ips: Vec<&String> = spec.cluster_ips.iter().flatten().collect();
-    if ips.is_empty() {
-        ips.extend(&spec.cluster_ip);
-    }
-    let ips = ips.into_iter().filter(|ip| !ip.is_empty() && *ip != "None" && !ip.contains(':'));
-    ips.map(|ip| ip.parse().map_err(|_| Reason::BadClusterIp(ip.clone()))).collect()
-}
-
-fn port_key(port: i32, name: Option<&str>) -> Result<PortKey, Reason> {
-    let Some(port) = u16::try_from(port).ok().filter(|port| *port != 0) else { return Err(Reason::BadPort(port)) };
-    match name.unwrap_or("TCP") {
-        "TCP" => Ok(PortKey { port, protocol: protocol::TCP }),
-        other => Err(Reason::Protocol { port, protocol: other.to_owned() }),
+/// An address as it stands in keys.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => v4_mapped(ip.octets()),
+        IpAddr::V6(ip) => ip.octets(),
     }
 }
 

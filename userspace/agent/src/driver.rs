@@ -4,20 +4,17 @@ mod refusals;
 mod retry;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use diolkos_abi::address::{Address, v4_of};
+use diolkos_abi::address::Address;
 use diolkos_abi::service::FrontendKey;
-use ipnetwork::Ipv4Network;
-use k8s_openapi::api::core::v1::Node;
 
 use crate::dataplane::Shared;
 use crate::dataplane::execute::{Outcome, execute};
-use crate::desired::{DesiredNode, DesiredService, Reason, Refusal, ServiceName, ThisNode};
+use crate::desired::{DesiredNode, DesiredService, NodeFacts, Reason, Refusal, ServiceName, ThisNode};
 use crate::index::{Dirty, Index};
 use crate::overlay::RemoteCidr;
-use crate::plan::{Operation, Owner, Planner, Step};
+use crate::plan::{Operation, Owner, Planner, Step, marker};
 use crate::source::Change;
 use crate::state::{Census, NamedService};
 use refusals::Refusals;
@@ -122,9 +119,17 @@ impl Driver {
         self.pod_cidrs.as_ref()
     }
 
-    /// A Node as the API knows it.
-    pub fn node(&self, name: &str) -> Option<&Node> {
+    /// What a Node says; nothing when it is not known.
+    pub fn node(&self, name: &str) -> Option<&Result<NodeFacts, Reason>> {
         self.index.node(name)
+    }
+
+    /// Has everything planned anew if this node has other addresses or pod CIDRs now, or another overlay.
+    pub fn set_this(&mut self, this: ThisNode) {
+        if self.this != this {
+            self.this = this;
+            self.mark_all_dirty();
+        }
     }
 
     /// Why objects are not served, or not in all, by kind and name.
@@ -245,13 +250,7 @@ impl Driver {
             true => self.retries.done(&Subject::Nodes),
             false => self.retries.failed(Subject::Nodes, now),
         }
-        let length = self.this.pod_cidr.prefix();
-        let network = |prefix: &_| Ipv4Network::new(Ipv4Addr::from(v4_of(prefix)), length).ok();
-        let remote = |node: &DesiredNode| {
-            let node_v4 = Some(Ipv4Addr::from(node.node.tunnel_v4));
-            Some(RemoteCidr { cidr: network(&node.prefix)?.into(), node_v4, node_v6: None })
-        };
-        let pod_cidrs = Some(desired.values().filter_map(remote).collect());
+        let pod_cidrs = Some(desired.values().flat_map(DesiredNode::remote_cidrs).collect());
         cycle.pod_cidrs_changed = pod_cidrs != self.pod_cidrs;
         self.pod_cidrs = pod_cidrs;
         self.carry_out(planner, &steps, cycle).map(drop)
@@ -264,7 +263,7 @@ impl Driver {
         let mut desired: BTreeMap<&ServiceName, Option<DesiredService>> = BTreeMap::new();
         let mut reasons = BTreeMap::new();
         for name in &names {
-            let service = self.index.desired_service(name, &self.this.name);
+            let service = self.index.desired_service(name, &self.this);
             let refused = |refusal: Refusal| Refused::new(refusal.reason.word(), refusal);
             let service = service.map_err(|refusal| reasons.insert(name.clone(), refused(refusal)));
             desired.insert(name, service.unwrap_or_default());
@@ -296,14 +295,13 @@ impl Driver {
         if reasons.is_empty() {
             return self.refusals.remove(&object);
         }
-        let text = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        self.refusals.add(object, Refused { words: reasons.iter().map(Reason::word).collect(), text });
+        let (words, texts): (Vec<_>, Vec<_>) = reasons.into_iter().unzip();
+        self.refusals.add(object, Refused { words, text: texts.join("; ") });
     }
 
     /// Backends that only live for their connections, at addresses of this node that no pod has any more, have none.
     fn end_gone_pods(&mut self, planner: &mut Planner, now: Duration) -> Result<(), Contradiction> {
-        let own = self.this.pod_cidr;
-        let is_own = |address: &Address| own.contains(Ipv4Addr::from(v4_of(address)));
+        let is_own = |address: &Address| self.this.is_own_pod(address);
         if !std::mem::take(&mut self.look_at_pods) || !planner.orphan_addresses().any(is_own) {
             return Ok(());
         }
@@ -347,7 +345,7 @@ impl Driver {
         for (step, outcome) in steps.iter().zip(&outcomes) {
             let Outcome::Failed(error) = outcome else { continue };
             match (&step.owner, &step.operation) {
-                (Owner::Service(name), Operation::InsertFrontend { .. }) => {
+                (Owner::Service(name), Operation::InsertFrontend { .. } | Operation::InsertAddress { .. }) => {
                     failed.insert(name.clone(), error.to_string());
                 }
                 (owner, _) => {
@@ -373,13 +371,16 @@ impl Driver {
         let mut done = Vec::new();
         let mut skipped_others = false;
         for (step, outcome) in steps.filter(|(step, _)| step.owner == Owner::Service(name.clone())) {
-            match (&step.operation, outcome) {
-                (Operation::InsertFrontend { key, .. }, outcome) => {
-                    keys.push(*key);
-                    done.extend(matches!(outcome, Outcome::Done).then_some(*key));
+            let key = match &step.operation {
+                Operation::InsertFrontend { key, .. } => *key,
+                Operation::InsertAddress { address } => marker(*address),
+                _ => {
+                    skipped_others |= matches!(outcome, Outcome::Skipped);
+                    continue;
                 }
-                (_, outcome) => skipped_others |= matches!(outcome, Outcome::Skipped),
-            }
+            };
+            keys.push(key);
+            done.extend(matches!(outcome, Outcome::Done).then_some(key));
         }
         let back = planner.retract(name, &keys, &done);
         let outcomes = execute(&mut **self.dataplane.lock(), &back);

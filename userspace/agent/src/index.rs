@@ -1,4 +1,4 @@
-//! The last known objects, by what they concern. An event only says which Services, or the nodes, to look at again.
+//! The last known facts, by what they concern. An event only says which Services, or the nodes, to look at again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,21 +6,26 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::desired::{self, DesiredNode, DesiredService, Reason, Refusal, ServiceName, ThisNode};
+use crate::desired::{
+    self, DesiredNode, DesiredService, Names, NodeFacts, Reason, Refusal, ServiceFacts, ServiceName, SliceFacts,
+    ThisNode,
+};
 use crate::source::Change;
 
 /// The label that names an EndpointSlice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// The objects of all sources.
+/// What the objects of all sources say.
 #[derive(Debug, Default)]
 pub struct Index {
-    services: BTreeMap<ServiceName, Service>,
+    services: BTreeMap<ServiceName, Result<Option<ServiceFacts>, Reason>>,
     /// By Service, then by the slice's name.
-    slices: BTreeMap<ServiceName, BTreeMap<String, EndpointSlice>>,
+    slices: BTreeMap<ServiceName, BTreeMap<String, SliceFacts>>,
     /// Namespace and name of a slice to its Service, so that a slice that changes sides is found on both.
     owners: BTreeMap<(String, String), ServiceName>,
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Result<NodeFacts, Reason>>,
+    /// Of the nodes that endpoints are on.
+    names: Names,
     /// Which snapshots are in: Services, EndpointSlices, Nodes.
     snapshots: [bool; 3],
 }
@@ -41,10 +46,10 @@ impl Index {
                 let old = std::mem::take(&mut self.services);
                 dirty.services.extend(old.into_keys());
                 for service in all {
-                    self.set_service(service, dirty);
+                    self.set_service(&service, dirty);
                 }
             }
-            Change::Service(service) => self.set_service(service, dirty),
+            Change::Service(service) => self.set_service(&service, dirty),
             Change::ServiceGone(service) => {
                 let name = desired::name_of(&service);
                 self.services.remove(&name);
@@ -56,17 +61,17 @@ impl Index {
                 self.owners.clear();
                 dirty.services.extend(old.into_keys());
                 for slice in all {
-                    self.set_slice(slice, dirty);
+                    self.set_slice(&slice, dirty);
                 }
             }
-            Change::Slice(slice) => self.set_slice(slice, dirty),
-            Change::SliceGone(slice) => self.remove_slice(&slice_key(&slice), dirty),
+            Change::Slice(slice) => self.set_slice(&slice, dirty),
+            Change::SliceGone(slice) => self.remove_slice(&desired::slice_name(&slice), dirty),
             Change::Nodes(all) => {
                 self.snapshots[2] = true;
-                self.nodes = all.into_iter().map(|node| (node_name(&node), node)).collect();
+                self.nodes = all.iter().map(|node| (node_name(node), NodeFacts::read(node))).collect();
                 dirty.nodes = true;
             }
-            Change::Node(node) => self.set_node(node, dirty),
+            Change::Node(node) => self.set_node(&node, dirty),
             Change::NodeGone(node) => dirty.nodes |= self.nodes.remove(&node_name(&node)).is_some(),
         }
     }
@@ -87,43 +92,60 @@ impl Index {
     }
 
     /// What the maps should hold for a Service; nothing when it is gone or not served.
-    pub fn desired_service(&self, name: &ServiceName, node_name: &str) -> Result<Option<DesiredService>, Refusal> {
-        let Some(service) = self.services.get(name) else { return Ok(None) };
-        let slices: Vec<&EndpointSlice> = self.slices.get(name).into_iter().flat_map(BTreeMap::values).collect();
-        desired::service(service, &slices, node_name)
+    pub fn desired_service(&self, name: &ServiceName, this: &ThisNode) -> Result<Option<DesiredService>, Refusal> {
+        let refuse = |reason: Reason| Refusal { object: format!("Service {name}"), reason };
+        let Some(read) = self.services.get(name) else { return Ok(None) };
+        let Some(facts) = read.as_ref().map_err(|reason| refuse(reason.clone()))? else { return Ok(None) };
+        let slices: Vec<&SliceFacts> = self.slices.get(name).into_iter().flat_map(BTreeMap::values).collect();
+        let desired = desired::service(facts, &slices, this).map_err(refuse)?;
+        // Without an address of a family this node has there is nothing to serve here.
+        Ok((!desired.addresses.is_empty()).then_some(desired))
     }
 
-    /// What is not served of a Service though the rest of it is.
-    pub fn unserved(&self, name: &ServiceName) -> Vec<Reason> {
-        self.services.get(name).map(desired::unserved).unwrap_or_default()
+    /// What is not served of a Service and of its slices though the rest of it is.
+    pub fn unserved(&self, name: &ServiceName) -> Vec<(&'static str, String)> {
+        let Some(Ok(Some(facts))) = self.services.get(name) else { return Vec::new() };
+        let of_service = facts.unserved.iter().map(|reason| (reason.word(), reason.to_string()));
+        let slices = self.slices.get(name).into_iter().flatten();
+        let left_out = slices.flat_map(|(slice, facts)| facts.left_out.iter().map(move |reason| (slice, reason)));
+        let of_slices = left_out
+            .map(|(slice, reason)| (reason.word(), format!("EndpointSlice {}/{slice}: {reason}", name.namespace)));
+        of_service.chain(of_slices).collect()
     }
 
     /// What the maps should hold of the other nodes.
     pub fn desired_nodes(&self, this: &ThisNode) -> (BTreeMap<Arc<str>, DesiredNode>, Vec<Refusal>) {
-        desired::nodes(self.nodes.values(), this)
+        desired::nodes(self.nodes.iter().map(|(name, facts)| (name.as_str(), facts)), this)
     }
 
-    /// A node as the API knows it.
-    pub fn node(&self, name: &str) -> Option<&Node> {
+    /// What a node says; nothing when it is not known.
+    pub fn node(&self, name: &str) -> Option<&Result<NodeFacts, Reason>> {
         self.nodes.get(name)
     }
 
-    fn set_service(&mut self, service: Service, dirty: &mut Dirty) {
-        let name = desired::name_of(&service);
-        dirty.services.insert(name.clone());
-        self.services.insert(name, service);
+    fn set_service(&mut self, service: &Service, dirty: &mut Dirty) {
+        let (name, facts) = (desired::name_of(service), ServiceFacts::read(service));
+        if self.services.get(&name) != Some(&facts) {
+            dirty.services.insert(name.clone());
+            self.services.insert(name, facts);
+        }
     }
 
-    fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) {
-        let key = slice_key(&slice);
+    fn set_slice(&mut self, slice: &EndpointSlice, dirty: &mut Dirty) {
+        let key = desired::slice_name(slice);
         let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         let Some(service) = service else { return self.remove_slice(&key, dirty) };
         let owner = ServiceName { namespace: key.0.clone(), name: service.clone() };
         if self.owners.get(&key).is_some_and(|old| *old != owner) {
             self.remove_slice(&key, dirty);
         }
+        let facts = SliceFacts::read(slice, &mut self.names);
+        let of_service = self.slices.entry(owner.clone()).or_default();
+        if of_service.get(&key.1) == Some(&facts) {
+            return;
+        }
+        of_service.insert(key.1.clone(), facts);
         dirty.services.insert(owner.clone());
-        self.slices.entry(owner.clone()).or_default().insert(key.1.clone(), slice);
         self.owners.insert(key, owner);
     }
 
@@ -139,18 +161,13 @@ impl Index {
     }
 
     /// Nodes change with every heartbeat of their kubelet; only addresses and pod CIDRs concern the maps.
-    fn set_node(&mut self, node: Node, dirty: &mut Dirty) {
-        let facts = |node: &Node| (desired::internal_ip(node), desired::pod_cidr(node).ok());
-        let name = node_name(&node);
-        let known = self.nodes.get(&name).map(facts);
-        dirty.nodes |= known.as_ref() != Some(&facts(&node));
-        self.nodes.insert(name, node);
+    fn set_node(&mut self, node: &Node, dirty: &mut Dirty) {
+        let (name, facts) = (node_name(node), NodeFacts::read(node));
+        if self.nodes.get(&name) != Some(&facts) {
+            dirty.nodes = true;
+            self.nodes.insert(name, facts);
+        }
     }
-}
-
-fn slice_key(slice: &EndpointSlice) -> (String, String) {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    (text(&slice.metadata.namespace), text(&slice.metadata.name))
 }
 
 fn node_name(node: &Node) -> String {

@@ -107,11 +107,11 @@ fn one_per_family(option: &'static str, networks: &[IpNetwork]) -> Result<(), Op
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn options() -> Options {
+    pub(crate) fn options() -> Options {
         Options {
             kubeconfig: "config".into(),
             node_name: "n1".into(),

@@ -1,5 +1,5 @@
 //! From what is desired to the writes that get there, in an order in which nobody ever meets half a service:
-//! nodes, routes, backends, slots, rows, frontends; removals the other way round.
+//! nodes, routes, backends, members, slots, rows, addresses, frontends; removals the other way round.
 //!
 //! The [`Planner`] is pure: it keeps a mirror of the maps, compares, and yields [`Step`]s. Time is given to it, as the
 //! time since the agent's start. The steps of one call are carried out before the next call.
@@ -19,14 +19,14 @@ use std::time::Duration;
 use diolkos_abi::address::Address;
 use diolkos_abi::pod::{Node, Route, RouteKey};
 pub use diolkos_abi::service::RETIRED_ROW;
-use diolkos_abi::service::{Backend, FrontendKey};
+use diolkos_abi::service::{Backend, FrontendKey, MemberKey, frontend_flags, frontend_word, scope};
 
 use crate::dataplane::Capacities;
-use crate::desired::{BackendKey, DesiredService, PortKey, ServiceName};
+use crate::desired::{BackendKey, DesiredService, ServiceName};
 use backends::Backends;
 use ids::{Extents, Ids};
 use nodes::NodeRecord;
-use services::{PortRecord, Row};
+use services::{Row, ServiceRecord};
 
 /// How long ids and slots rest after their last use. Programs hold a number for microseconds; the rest is margin for a
 /// preempted one.
@@ -54,17 +54,65 @@ pub enum Owner {
 /// A write to the maps. The order of the variants is the order in a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    SetNode { id: u32, node: Node },
-    SetRoute { key: RouteKey, route: Route },
-    SetBackend { id: u32, backend: Backend },
-    WriteSlots { base: u32, backends: Vec<u32> },
-    SetRow { service: u32, row: u64 },
-    InsertFrontend { key: FrontendKey, word: u64 },
-    RemoveFrontend { key: FrontendKey },
-    RetireRow { service: u32 },
-    EndBackend { id: u32, backend: Backend },
-    RemoveRoute { key: RouteKey },
-    RemoveNode { id: u32 },
+    SetNode {
+        id: u32,
+        node: Node,
+    },
+    SetRoute {
+        key: RouteKey,
+        route: Route,
+    },
+    SetBackend {
+        id: u32,
+        backend: Backend,
+    },
+    InsertMember {
+        key: MemberKey,
+        word: u64,
+    },
+    WriteSlots {
+        base: u32,
+        backends: Vec<u32>,
+    },
+    SetRow {
+        service: u32,
+        row: u64,
+    },
+    SetAffinity {
+        service: u32,
+        ticks: u32,
+    },
+    /// Says that an address belongs to a service ([`marker`]).
+    InsertAddress {
+        address: Address,
+    },
+    InsertFrontend {
+        key: FrontendKey,
+        word: u64,
+    },
+    RemoveFrontend {
+        key: FrontendKey,
+    },
+    RemoveAddress {
+        address: Address,
+    },
+    /// Takes the row and the affinity of a service id that is free from now on.
+    RetireRow {
+        service: u32,
+    },
+    RemoveMember {
+        key: MemberKey,
+    },
+    EndBackend {
+        id: u32,
+        backend: Backend,
+    },
+    RemoveRoute {
+        key: RouteKey,
+    },
+    RemoveNode {
+        id: u32,
+    },
 }
 
 /// Why an object cannot be programmed now. What it had before stays in place; the caller tries again later.
@@ -75,9 +123,9 @@ pub enum NoRoom {
     )]
     Full { map: &'static str, capacity: u32 },
     #[error(
-        "Service {by} serves address {address} port {port} already: nothing of it is written; correct spec.clusterIPs of one of them"
+        "Service {by} has address {address} already: nothing of it is written; correct spec.clusterIPs of one of them"
     )]
-    Taken { address: std::net::Ipv6Addr, port: u16, by: ServiceName },
+    Taken { address: std::net::IpAddr, by: ServiceName },
 }
 
 impl NoRoom {
@@ -100,9 +148,11 @@ pub struct Planner {
     quarantine: Duration,
     service_ids: Ids,
     extents: Extents,
-    services: BTreeMap<ServiceName, BTreeMap<PortKey, PortRecord>>,
-    /// Who serves a frontend.
+    services: BTreeMap<ServiceName, ServiceRecord>,
+    /// Who serves a frontend, or has the address of a marker.
     frontends: HashMap<FrontendKey, ServiceName>,
+    /// How many members its services have.
+    members: usize,
     backends: Backends,
     node_ids: Ids,
     nodes: BTreeMap<Arc<str>, NodeRecord>,
@@ -118,11 +168,39 @@ struct Leftovers {
     rows: BTreeMap<u32, Option<Row>>,
     /// Frontend to service id.
     frontends: HashMap<FrontendKey, u32>,
+    /// The markers of addresses.
+    markers: HashSet<FrontendKey>,
     /// Frontends that point nowhere.
     stray: HashSet<FrontendKey>,
+    /// Service id to how long its clients keep their backend.
+    affinities: HashMap<u32, u32>,
+    /// Service id to backend id and [`diolkos_abi::service::member_word`].
+    members: HashMap<u32, BTreeMap<u32, u64>>,
     /// Backend id to backend: the rows above name them.
     backends: HashMap<u32, BackendKey>,
     nodes: BTreeMap<u32, Node>,
+}
+
+/// The key that says that an address belongs to a service.
+pub fn marker(address: Address) -> FrontendKey {
+    FrontendKey::new(address, [0; 2], 0, scope::CLUSTER)
+}
+
+/// The value of a [`marker`].
+pub fn marker_word(key: &FrontendKey) -> u64 {
+    frontend_word(0, key.tag(), frontend_flags::ADDRESS)
+}
+
+fn is_marker(key: &FrontendKey) -> bool {
+    *key == marker(key.address)
+}
+
+/// Takes away a frontend or a marker.
+fn removal(key: FrontendKey) -> Operation {
+    match is_marker(&key) {
+        true => Operation::RemoveAddress { address: key.address },
+        false => Operation::RemoveFrontend { key },
+    }
 }
 
 impl Operation {
@@ -131,14 +209,21 @@ impl Operation {
             Self::SetNode { .. } => 0,
             Self::SetRoute { .. } => 1,
             Self::SetBackend { .. } => 2,
-            Self::WriteSlots { .. } => 3,
-            Self::SetRow { .. } => 4,
-            Self::InsertFrontend { .. } => 5,
-            Self::RemoveFrontend { .. } => 6,
-            Self::RetireRow { .. } => 7,
-            Self::EndBackend { .. } => 8,
-            Self::RemoveRoute { .. } => 9,
-            Self::RemoveNode { .. } => 10,
+            Self::InsertMember { .. } => 3,
+            // While a service has affinity, all backends of its row are members.
+            Self::SetAffinity { ticks: 0, .. } => 4,
+            Self::WriteSlots { .. } => 5,
+            Self::SetRow { .. } => 6,
+            Self::SetAffinity { .. } => 7,
+            Self::InsertAddress { .. } => 8,
+            Self::InsertFrontend { .. } => 9,
+            Self::RemoveFrontend { .. } => 10,
+            Self::RemoveAddress { .. } => 11,
+            Self::RetireRow { .. } => 12,
+            Self::RemoveMember { .. } => 13,
+            Self::EndBackend { .. } => 14,
+            Self::RemoveRoute { .. } => 15,
+            Self::RemoveNode { .. } => 16,
         }
     }
 }

@@ -1,42 +1,35 @@
 //! The agent's life: its Node, the overlay, the programs, the first sync, then pods.
 
+mod kernel;
+mod node;
 mod operator;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use diolkos_abi::config::Config;
-use diolkos_abi::pod::{Netns, netns_flags};
-use diolkos_api::client::{self, Client, Event, ListOptions};
+use anyhow::{Context, bail};
+use diolkos_api::client::Client;
 use diolkos_api::kubeconfig::Kubeconfig;
-use futures::{FutureExt, StreamExt};
-use ipnetwork::{IpNetwork, Ipv4Network};
-use k8s_openapi::api::core::v1::Node;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use futures::FutureExt;
+use ipnetwork::IpNetwork;
+use nix::fcntl::Flock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
 use crate::dataplane::Shared;
 use crate::dataplane::kernel::{Kernel, KernelOptions};
-use crate::desired::{self, ThisNode};
 use crate::driver::Driver;
-use crate::options::{self, Options};
+use crate::options::Options;
 use crate::overlay::{Overlay, OverlayConfig};
 use crate::plan::QUARANTINE;
-use crate::pods::{self, Annotations, Install, Network, Pods};
+use crate::pods::{self, Annotations, Install, Pods};
 use crate::source::{Grpc, Source};
 use crate::state::{self, Handle, Questions};
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
-/// How often a waiting agent says what it waits for.
-const REMIND: Duration = Duration::from_secs(10);
-/// How often a starting agent looks whether the one before it has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often devices, routes and pods are looked after: nothing tells when someone else changes them.
 const REPAIR: Duration = Duration::from_secs(30);
 /// The pause before what could not be repaired is tried again.
@@ -61,6 +54,7 @@ struct Agent {
     overlay_config: OverlayConfig,
     pods: Pods,
     driver: Driver,
+    clock: Clock,
     started: Instant,
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
     /// When the host routes are synced again.
@@ -75,31 +69,30 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options) -> anyhow::Result<Self> {
-        check(&options)?;
-        let lock = lock(&options.state_dir).await?;
+        kernel::check(&options)?;
+        let lock = node::lock(&options.state_dir).await?;
         let (state, questions) = state::channel();
         operator::serve(&options, &state).await?;
         let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
         let client = Client::connect(&kubeconfig)?;
-        let overlay_config = wait_for_node(&client, &options).await?;
+        let overlay_config = node::wait(&client, &options).await?;
         let overlay = Overlay::ensure(&overlay_config).await?;
-        let kernel = kernel_options(&options, &overlay_config, &overlay)?;
+        let clock = Clock::calibrate();
+        let kernel = kernel::options(&options, &overlay_config, &overlay, clock)?;
         let dataplane = Shared::new(Kernel::open(&kernel)?);
-        claim_host_namespace(&dataplane, &overlay_config)?;
+        kernel::claim_host_namespace(&dataplane, &overlay_config)?;
         let pods = Pods::open(&options.state_dir, dataplane.clone(), pods::REST)?;
         pods.set_wishes(Annotations::new(client.clone()));
-        pods.set_network(network(&overlay_config, &overlay));
+        pods.set_network(node::network(&overlay_config, &overlay));
         pods.repair().await?;
-        let pod_cidr = overlay_config.pod_cidr_v4.context("the node has no IPv4 podCIDR")?;
-        let this = ThisNode {
-            name: options.node_name.clone(),
-            pod_cidr,
-            overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
-        };
-        tracing::info!(%pod_cidr, mtu = overlay.mtu, "programs attached");
+        let this = node::this(&options, &overlay_config, &overlay, clock);
+        let pod_cidrs = [this.pod_cidr_v4.map(IpNetwork::V4), this.pod_cidr_v6.map(IpNetwork::V6)];
+        let pod_cidrs: Vec<String> = pod_cidrs.iter().flatten().map(ToString::to_string).collect();
+        tracing::info!(pod_cidrs = pod_cidrs.join(","), mtu = overlay.mtu, "programs attached");
         state.update(|state| state.readiness.programs = true);
         Ok(Self {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
+            clock,
             options,
             client,
             dataplane,
@@ -149,7 +142,9 @@ impl Agent {
                 result = ended(&mut self.server) => return result,
             }
             self.cycle(received).await;
-            self.check_own_node()?;
+            if self.has_moved() && !self.repair().await {
+                repairs.reset_after(REPAIR_AGAIN);
+            }
             if self.driver.has_synced() && self.server.is_none() {
                 self.serve_pods(server_stopped.clone()).await?;
                 self.state.update(|state| state.readiness.cni = true);
@@ -204,19 +199,17 @@ impl Agent {
         self.not_on_link = not_on_link;
     }
 
-    /// Device, programs and pods were made for one address and pod CIDR; another one needs a start from scratch.
-    fn check_own_node(&self) -> anyhow::Result<()> {
-        let Some(node) = self.driver.node(&self.options.node_name) else { return Ok(()) };
-        let known = &self.overlay_config;
-        let now = (desired::internal_ip(node), desired::pod_cidr(node).ok().flatten());
-        let known = (known.node_v4, known.pod_cidr_v4);
-        let same = (now.0.is_none() || now.0 == known.0) && (now.1.is_none() || now.1 == known.1);
-        ensure!(
-            same,
-            "Node {} had address and podCIDR {known:?}, now it has {now:?}: the agent ends, start it again",
-            self.options.node_name,
-        );
-        Ok(())
+    /// Whether the Node has other addresses or pod CIDRs than device, programs and pods were made for. They are made
+    /// anew then; pods that are there keep the addresses they have.
+    fn has_moved(&mut self) -> bool {
+        let Some(Ok(facts)) = self.driver.node(&self.options.node_name) else { return false };
+        let Ok(now) = node::overlay_config(facts, &self.options) else { return false };
+        if now == self.overlay_config {
+            return false;
+        }
+        tracing::warn!(was = ?self.overlay_config, now = ?now, "this node has other addresses or podCIDRs");
+        self.overlay_config = now;
+        true
     }
 
     /// Everything that has no event: devices, routes and attachments that someone else changed. False when something
@@ -238,14 +231,16 @@ impl Agent {
 
     async fn repair_overlay(&mut self) -> anyhow::Result<()> {
         let overlay = Overlay::ensure(&self.overlay_config).await?;
-        let kernel = kernel_options(&self.options, &self.overlay_config, &overlay)?;
+        let kernel = kernel::options(&self.options, &self.overlay_config, &overlay, self.clock)?;
         if kernel.config != self.kernel.config {
-            tracing::warn!("the overlay device was replaced, or its MTU is another: loading the programs for it");
+            tracing::warn!("the overlay device, its MTU or the node's addresses changed: loading the programs anew");
             self.dataplane.replace(Kernel::open(&kernel)?);
             self.kernel = kernel;
+            kernel::claim_host_namespace(&self.dataplane, &self.overlay_config)?;
         }
         self.overlay = overlay;
-        self.pods.set_network(network(&self.overlay_config, &self.overlay));
+        self.pods.set_network(node::network(&self.overlay_config, &self.overlay));
+        self.driver.set_this(node::this(&self.options, &self.overlay_config, &self.overlay, self.clock));
         Ok(())
     }
 
@@ -265,132 +260,6 @@ impl Agent {
         tracing::info!("ready for pods");
         Ok(())
     }
-}
-
-/// Says what contradicts this machine before anything is touched.
-fn check(options: &Options) -> anyhow::Result<()> {
-    let path = "/proc/sys/net/ipv4/ip_local_port_range";
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    let local = options::local_ports(&text).with_context(|| format!("{path} says {text:?}, which is no range"))?;
-    Ok(options.check(&local)?)
-}
-
-fn network(config: &OverlayConfig, overlay: &Overlay) -> Network {
-    Network {
-        pod_cidr_v4: config.pod_cidr_v4,
-        pod_cidr_v6: config.pod_cidr_v6,
-        source_v4: overlay.source_v4(),
-        source_v6: overlay.source_v6(),
-        mtu: overlay.mtu,
-    }
-}
-
-/// Waits for the agent before this one, which may still be answering calls, to end.
-async fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
-    std::fs::create_dir_all(state_dir).with_context(|| format!("create {}", state_dir.display()))?;
-    let path = state_dir.join("agent.lock");
-    let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    let mut reminder = tokio::time::interval(REMIND);
-    reminder.tick().await;
-    loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) => file,
-            Err((_, errno)) => return Err(errno).with_context(|| format!("lock {}", path.display())),
-        };
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-            _ = reminder.tick() => tracing::info!(lock = %path.display(), "waiting for another agent to end"),
-        }
-    }
-}
-
-/// Waits until this node has an address and a pod CIDR.
-async fn wait_for_node(client: &Client, options: &Options) -> anyhow::Result<OverlayConfig> {
-    let selector = ListOptions::fields(format!("metadata.name={}", options.node_name));
-    let mut events = client::follow::<Node>(client.clone(), None, selector);
-    let mut reminder = tokio::time::interval(REMIND);
-    let mut lacks = "the apiserver";
-    loop {
-        let node = tokio::select! {
-            event = events.next() => match event.context("the source of Nodes ended")? {
-                Event::Restarted(nodes) => nodes.into_iter().next(),
-                Event::Applied(node) => Some(node),
-                Event::Deleted(_) => None,
-            },
-            _ = reminder.tick() => {
-                tracing::info!(node = options.node_name, "waiting for {lacks}");
-                continue;
-            }
-        };
-        let Some(node) = node else {
-            lacks = "the Node object, which its kubelet registers";
-            continue;
-        };
-        let pod_cidr = desired::pod_cidr(&node).with_context(|| format!("Node {}", options.node_name))?;
-        match (desired::internal_ip(&node), pod_cidr) {
-            (None, _) => lacks = "an IPv4 InternalIP in the Node's status, which its kubelet reports",
-            (_, None) => lacks = "an IPv4 podCIDR in the Node's spec, which the controller manager assigns",
-            (Some(node_ip), Some(pod_cidr)) => {
-                return Ok(OverlayConfig {
-                    node_v4: Some(node_ip),
-                    node_v6: None,
-                    pod_cidr_v4: Some(pod_cidr),
-                    pod_cidr_v6: None,
-                    port: options.overlay_port,
-                    routing: options.routing,
-                });
-            }
-        }
-    }
-}
-
-fn kernel_options(options: &Options, config: &OverlayConfig, overlay: &Overlay) -> anyhow::Result<KernelOptions> {
-    let v4 = |network: &IpNetwork| if let IpNetwork::V4(network) = network { Some(*network) } else { None };
-    let Some(service_cidr) = options.service_cidrs.iter().find_map(v4) else {
-        bail!("--service-cidr has no IPv4 network: add one");
-    };
-    let cgroup = match &options.cgroup_root {
-        Some(directory) => directory.clone(),
-        None => cgroup2_root(Path::new("/proc/self/mountinfo"))?,
-    };
-    let mask = |network: Ipv4Network| network.mask().octets();
-    let (network, address) = (config.pod_cidr_v4.context("the node has no IPv4 podCIDR")?, overlay.gateway_v4);
-    let config = Config {
-        overlay_ifindex: overlay.ifindex,
-        vni: options.vni,
-        overlay_mac: overlay.mac,
-        overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
-        gateway_v4: address.map_or([0; 4], |address| address.octets()),
-        route_mask_v4: mask(network),
-        pod_cidr_v4: network.network().octets(),
-        service_cidr_v4: service_cidr.network().octets(),
-        service_mask_v4: mask(service_cidr),
-        ..Config::default()
-    };
-    Ok(KernelOptions { bpffs: options.bpffs.clone(), node: options.node_name.clone(), cgroup, config })
-}
-
-/// The mount point of the cgroup2 hierarchy's root.
-fn cgroup2_root(mountinfo: &Path) -> anyhow::Result<PathBuf> {
-    let text = std::fs::read_to_string(mountinfo).with_context(|| format!("read {}", mountinfo.display()))?;
-    let mount = text.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (file_system.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
-    });
-    mount.context("no cgroup2 hierarchy is mounted: mount one, or name a directory with --cgroup-root")
-}
-
-/// Says that sockets of the agent's own network namespace are the node's.
-fn claim_host_namespace(dataplane: &Shared, config: &OverlayConfig) -> anyhow::Result<()> {
-    let Some(cookie) = pods::host_netns_cookie().context("read the cookie of the node's network namespace")? else {
-        return Ok(());
-    };
-    let v4 = config.node_v4.map_or([0; 4], |address| address.octets());
-    let netns = Netns { v4, flags: netns_flags::HOST, ..Netns::default() };
-    Ok(dataplane.lock().set_netns(cookie, netns)?)
 }
 
 async fn ended(server: &mut Option<JoinHandle<Result<(), pods::PodsError>>>) -> anyhow::Result<()> {

@@ -212,6 +212,7 @@ impl Latency {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::desired::Family;
 
     #[test]
     fn a_latency_counts_in_the_first_bucket_that_takes_it() {
@@ -227,7 +228,7 @@ mod tests {
     async fn the_loop_is_asked_for_names_and_its_silence_is_no_answer() {
         let (handle, mut questions) = channel();
         let name = ServiceName { namespace: "a".into(), name: "b".into() };
-        let named = NamedService { id: 3, name, port: PortKey { port: 80, protocol: 6 } };
+        let named = NamedService { id: 3, name, port: PortKey { port: 80, protocol: 6, family: Family::V4 } };
         let answer = async {
             let Question::Names(reply) = questions.next().await else { panic!("another question") };
             reply.send(vec![named.clone()]).unwrap();

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::{Dataplane, Error};
-use crate::plan::{Operation, Owner, RETIRED_ROW, Step};
+use diolkos_abi::address::Address;
+use diolkos_abi::service::FrontendKey;
 
-/// Frontends written by one system call: more is not faster.
+use super::{Dataplane, Error};
+use crate::plan::{Operation, Owner, RETIRED_ROW, Step, marker, marker_word};
+
+/// Frontends or members written by one system call: more is not faster.
 const BATCH: usize = 1024;
 
 /// What became of a step.
@@ -17,7 +20,7 @@ pub enum Outcome {
     Skipped,
 }
 
-/// Carries out the steps in order and says what became of each. When a frontend or a route fails, the later steps of
+/// Carries out the steps in order and says what became of each. When a frontend, a member or a route fails, the later steps of
 /// its owner are skipped and the others go on. When a write to an array fails, map and mirror contradict each other:
 /// everything after it is skipped.
 pub fn execute(dataplane: &mut dyn Dataplane, steps: &[Step]) -> Vec<Outcome> {
@@ -25,8 +28,10 @@ pub fn execute(dataplane: &mut dyn Dataplane, steps: &[Step]) -> Vec<Outcome> {
     while let Some(step) = steps.get(run.outcomes.len()) {
         let rest = &steps[run.outcomes.len()..];
         match &step.operation {
-            Operation::InsertFrontend { .. } => run.insert_frontends(rest),
-            Operation::RemoveFrontend { .. } => run.remove_frontends(rest),
+            Operation::InsertAddress { .. } | Operation::InsertFrontend { .. } => run.insert_frontends(rest),
+            Operation::RemoveFrontend { .. } | Operation::RemoveAddress { .. } => run.remove_frontends(rest),
+            Operation::InsertMember { .. } => run.insert_members(rest),
+            Operation::RemoveMember { .. } => run.remove_members(rest),
             _ if !run.single(step) => break,
             _ => {}
         }
@@ -69,19 +74,27 @@ impl Run<'_> {
             }
             Operation::WriteSlots { base, backends } => dataplane.write_slots(*base, backends),
             Operation::SetRow { service, row } => dataplane.set_row(*service, *row),
-            Operation::RetireRow { service } => dataplane.set_row(*service, RETIRED_ROW),
+            Operation::SetAffinity { service, ticks } => dataplane.set_affinity(*service, *ticks),
+            Operation::RetireRow { service } => {
+                // The row last: an id with a retired row has no affinity.
+                dataplane.set_affinity(*service, 0)?;
+                dataplane.set_row(*service, RETIRED_ROW)
+            }
             Operation::RemoveRoute { key } => dataplane.remove_route(key),
             Operation::RemoveNode { id } => dataplane.remove_node(*id),
-            Operation::InsertFrontend { key, word } => {
-                dataplane.insert_frontends(&[(*key, *word)]).map_err(|partial| partial.error)
-            }
-            Operation::RemoveFrontend { key } => dataplane.remove_frontends(&[*key]).map_err(|partial| partial.error),
+            Operation::InsertFrontend { key, word } => one(dataplane.insert_frontends(&[(*key, *word)])),
+            Operation::InsertAddress { address } => one(dataplane.insert_frontends(&[address_entry(*address)])),
+            Operation::RemoveFrontend { key } => one(dataplane.remove_frontends(&[*key])),
+            Operation::RemoveAddress { address } => one(dataplane.remove_frontends(&[marker(*address)])),
+            Operation::InsertMember { key, word } => one(dataplane.insert_members(&[(*key, *word)])),
+            Operation::RemoveMember { key } => one(dataplane.remove_members(&[*key])),
         }
     }
 
     fn insert_frontends(&mut self, steps: &[Step]) {
         let entry = |step: &Step| match &step.operation {
             Operation::InsertFrontend { key, word } => Some((*key, *word)),
+            Operation::InsertAddress { address } => Some(address_entry(*address)),
             _ => None,
         };
         self.batch(steps, entry, |dataplane, entries| dataplane.insert_frontends(entries));
@@ -90,9 +103,26 @@ impl Run<'_> {
     fn remove_frontends(&mut self, steps: &[Step]) {
         let entry = |step: &Step| match &step.operation {
             Operation::RemoveFrontend { key } => Some(*key),
+            Operation::RemoveAddress { address } => Some(marker(*address)),
             _ => None,
         };
         self.batch(steps, entry, |dataplane, keys| dataplane.remove_frontends(keys));
+    }
+
+    fn insert_members(&mut self, steps: &[Step]) {
+        let entry = |step: &Step| match &step.operation {
+            Operation::InsertMember { key, word } => Some((*key, *word)),
+            _ => None,
+        };
+        self.batch(steps, entry, |dataplane, entries| dataplane.insert_members(entries));
+    }
+
+    fn remove_members(&mut self, steps: &[Step]) {
+        let entry = |step: &Step| match &step.operation {
+            Operation::RemoveMember { key } => Some(*key),
+            _ => None,
+        };
+        self.batch(steps, entry, |dataplane, keys| dataplane.remove_members(keys));
     }
 
     /// Carries out the leading steps that have an entry and whose owners are well, up to a batch; or skips the first.
@@ -119,4 +149,13 @@ impl Run<'_> {
         self.failed.insert(step.owner.clone());
         self.outcomes.push(Outcome::Failed(error));
     }
+}
+
+fn one(result: Result<(), super::Partial>) -> super::Result<()> {
+    result.map_err(|partial| partial.error)
+}
+
+fn address_entry(address: Address) -> (FrontendKey, u64) {
+    let key = marker(address);
+    (key, marker_word(&key))
 }

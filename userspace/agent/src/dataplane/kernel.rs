@@ -39,7 +39,7 @@ pub struct KernelOptions {
     pub node: String,
     /// A cgroup2 directory: sockets of the processes below it are translated.
     pub cgroup: PathBuf,
-    /// The load-time constants. [`Config::features`] is filled in here, from the running kernel.
+    /// The load-time constants. What the running kernel has is added to [`Config::features`] here.
     pub config: Config,
 }
 
@@ -74,7 +74,7 @@ impl Kernel {
     pub fn open(options: &KernelOptions) -> Result<Self> {
         let features = machine::probe(options)?;
         let pins = machine::Pins::create(options)?;
-        let config = Config { features, ..options.config };
+        let config = Config { features: options.config.features | features, ..options.config };
         let (programs, mut maps) = object::load(&pins.maps, &config)?;
         let mapped = |name: &'static str, fd: BorrowedFd<'_>, entries: u32, size: usize| {
             let failed = |source| Error::Map { map: name, operation: Operation::Read, key: "mmap".into(), source };

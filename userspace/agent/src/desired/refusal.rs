@@ -1,5 +1,7 @@
 //! Why an object is not served.
 
+use super::Family;
+
 /// An object that is left out of the maps, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object} is refused: {reason}")]
@@ -17,18 +19,20 @@ pub enum Reason {
     #[error("port {0} is there twice with the same protocol: correct spec.ports")]
     DuplicatePort(u16),
     #[error(
-        "protocol {protocol:?} of port {port} is not served, only TCP is: remove the port or move it to a Service of its own"
+        "protocol {protocol:?} of port {port} is not served, only TCP and UDP are: remove the port or move it to a Service of its own"
     )]
     Protocol { port: u16, protocol: String },
-    #[error("session affinity is not served: set spec.sessionAffinity to None")]
-    SessionAffinity,
-    #[error("cluster address {0:?} is not an IPv4 address: correct spec.clusterIPs")]
+    #[error("session affinity {0:?} is not served: set spec.sessionAffinity to None or ClientIP")]
+    SessionAffinity(String),
+    #[error("cluster address {0:?} is not an address: correct spec.clusterIPs")]
     BadClusterIp(String),
     #[error(
-        "address {address:?} is not a unicast IPv4 address, though the slice's addressType is IPv4: correct endpoints[].addresses"
+        "address {address:?} is not a unicast address of the slice's addressType {}: the endpoint is left out; \
+         correct endpoints[].addresses",
+        match family { Family::V4 => "IPv4", Family::V6 => "IPv6" }
     )]
-    BadAddress { address: String },
-    #[error("endpoint port {0} is not between 1 and 65535: correct ports[].port")]
+    BadAddress { address: String, family: Family },
+    #[error("endpoint port {0} is not between 1 and 65535: the port is left out; correct ports[].port")]
     BadEndpointPort(i32),
     #[error("port {port} has {backends} ready endpoints, a row holds {limit}: split the Service")]
     RowTooLong { port: u16, backends: usize, limit: u32 },
@@ -36,15 +40,13 @@ pub enum Reason {
     ExternalTraffic(String),
     #[error("its external addresses are not served, only its cluster addresses are: remove spec.externalIPs")]
     ExternalIps,
-    #[error("its cluster address {0} is not served, only IPv4 is: set spec.ipFamilies to IPv4")]
-    Ipv6(String),
-    #[error("pod CIDR {0:?} is not an IPv4 network of /1 to /30 without host bits: correct spec.podCIDRs")]
+    #[error("pod CIDR {0:?} is not a network of /1 to /30 (IPv6: /126) without host bits: correct spec.podCIDRs")]
     BadPodCidr(String),
     #[error("its pod CIDR is a /{found}, this node's is a /{wanted}: give all nodes one length")]
     PodCidrLength { found: u8, wanted: u8 },
     #[error("its pod CIDR belongs to another node already: correct spec.podCIDRs of one of them")]
     PodCidrTaken,
-    #[error("it has a pod CIDR but no IPv4 InternalIP: its kubelet must report status.addresses")]
+    #[error("it has a pod CIDR but no InternalIP of a family this node has: its kubelet must report status.addresses")]
     NoInternalIp,
 }
 
@@ -55,14 +57,13 @@ impl Reason {
             Self::BadPort(_) => "bad_port",
             Self::DuplicatePort(_) => "duplicate_port",
             Self::Protocol { .. } => "protocol",
-            Self::SessionAffinity => "session_affinity",
+            Self::SessionAffinity(_) => "session_affinity",
             Self::BadClusterIp(_) => "bad_cluster_ip",
             Self::BadAddress { .. } => "bad_address",
             Self::BadEndpointPort(_) => "bad_endpoint_port",
             Self::RowTooLong { .. } => "row_too_long",
             Self::ExternalTraffic(_) => "external_traffic",
             Self::ExternalIps => "external_ips",
-            Self::Ipv6(_) => "ipv6",
             Self::BadPodCidr(_) => "bad_pod_cidr",
             Self::PodCidrLength { .. } => "pod_cidr_length",
             Self::PodCidrTaken => "pod_cidr_taken",

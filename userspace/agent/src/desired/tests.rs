@@ -1,8 +1,14 @@
 //! Which endpoints serve, and what is refused.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
+use diolkos_abi::address::protocol;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
+use super::read::NOT_OURS;
 use super::*;
 
 fn object(spec: serde_json::Value) -> Service {
@@ -21,15 +27,37 @@ fn slice(endpoints: serde_json::Value) -> EndpointSlice {
     .unwrap()
 }
 
-fn port(service: &Service, slices: &[EndpointSlice]) -> DesiredPort {
-    let slices: Vec<&EndpointSlice> = slices.iter().collect();
-    let desired = super::service(service, &slices, "n1").unwrap().unwrap();
-    desired.ports.into_values().next().unwrap()
+fn this() -> ThisNode {
+    ThisNode {
+        name: "n1".into(),
+        node_v4: Some([192, 0, 2, 1].into()),
+        node_v6: None,
+        pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
+        pod_cidr_v6: None,
+        overlay_mtu: 1450,
+        on_link: OnLink::default(),
+        clock: Clock::of(Duration::from_millis(4)),
+    }
 }
 
-fn refusal(service: &Service, slices: &[EndpointSlice]) -> String {
-    let slices: Vec<&EndpointSlice> = slices.iter().collect();
-    super::service(service, &slices, "n1").unwrap_err().to_string()
+fn this_dual() -> ThisNode {
+    let (node_v6, pod_cidr_v6) = (Some("fd00::1".parse().unwrap()), Some("fd44:0:0:1::/64".parse().unwrap()));
+    ThisNode { node_v6, pod_cidr_v6, ..this() }
+}
+
+fn read(slices: &[EndpointSlice]) -> Vec<SliceFacts> {
+    let mut names = Names::default();
+    slices.iter().map(|slice| SliceFacts::read(slice, &mut names)).collect()
+}
+
+fn desired(service: &Service, slices: &[EndpointSlice], this: &ThisNode) -> Result<DesiredService, Reason> {
+    let slices = read(slices);
+    let slices: Vec<&SliceFacts> = slices.iter().collect();
+    super::service(&ServiceFacts::read(service)?.unwrap(), &slices, this)
+}
+
+fn port(service: &Service, slices: &[EndpointSlice]) -> DesiredPort {
+    desired(service, slices, &this()).unwrap().ports.into_values().next().unwrap()
 }
 
 fn last_bytes(keys: impl IntoIterator<Item = BackendKey>) -> Vec<u8> {
@@ -81,14 +109,56 @@ fn the_slices_port_of_the_same_name_and_protocol_counts() {
 }
 
 #[test]
-fn slices_of_another_family_are_not_ours_and_a_foreign_address_in_ours_is_refused() {
-    let mut six = slice(json!([endpoint("fd00::1", true, true, false)]));
+fn a_tcp_and_a_udp_port_of_one_number_are_two_ports_with_backends_of_their_own() {
+    let both = json!([{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53 }]);
+    let service = object(json!({ "clusterIP": "10.96.0.10", "ports": both }));
+    let mut slice = slice(json!([endpoint("10.244.0.1", true, true, false)]));
+    slice.ports = serde_json::from_value(both).unwrap();
+    let ports = desired(&service, &[slice], &this()).unwrap().ports;
+    let protocols: Vec<_> = ports.iter().map(|(key, port)| (key.protocol, port.row.keys().next().unwrap())).collect();
+    let backend = |protocol| BackendKey { address: v4_mapped([10, 244, 0, 1]), port: 53, protocol };
+    assert_eq!(protocols, [(protocol::TCP, &backend(protocol::TCP)), (protocol::UDP, &backend(protocol::UDP))]);
+    assert!(ports.iter().all(|(key, port)| port.frontends[0].protocol == key.protocol));
+}
+
+#[test]
+fn each_family_has_its_row_from_the_slices_of_its_address_type() {
+    let mut dual = web();
+    dual.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.1".into(), "fd96::1".into()]);
+    let mut six = slice(json!([endpoint("fd44::7", true, true, false)]));
     six.address_type = "IPv6".into();
-    assert!(port(&web(), &[six]).row.is_empty());
-    for bad in ["fd00::1", "10.244.0.256", "127.0.0.1", "0.0.0.0", "224.0.0.1", ""] {
-        let text = refusal(&web(), &[slice(json!([endpoint(bad, true, true, false)]))]);
-        assert!(text.contains("EndpointSlice default/web-1") && text.contains(&format!("{bad:?}")), "{text}");
+    let slices = [slice(json!([endpoint("10.244.0.1", true, true, false)])), six.clone()];
+    let both = desired(&dual, &slices, &this_dual()).unwrap();
+    let rows: Vec<_> =
+        both.ports.iter().map(|(key, port)| (key.family, last_bytes(port.row.keys().copied()))).collect();
+    assert_eq!(rows, [(Family::V4, vec![1]), (Family::V6, vec![7])]);
+    let addresses = [IpAddr::from([10, 96, 0, 1]), "fd96::1".parse().unwrap()].map(address);
+    assert_eq!(both.addresses, addresses.into(), "one marker an address, shared by its ports");
+    let single = desired(&dual, &slices, &this()).unwrap();
+    assert_eq!(single.ports.len(), 1, "a node without a family leaves it alone");
+    assert_eq!(single.addresses, [addresses[0]].into());
+    let only_six = object(json!({ "clusterIPs": ["fd96::2"], "ports": [{ "name": "http", "port": 80 }] }));
+    assert!(desired(&only_six, &[six], &this()).unwrap().addresses.is_empty());
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_is_left_out_alone() {
+    for bad in ["fd00::1", "10.244.0.256", "127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", ""] {
+        let facts =
+            read(&[slice(json!([endpoint(bad, true, true, false), endpoint("10.244.0.2", true, true, false)]))]);
+        assert_eq!(facts[0].endpoints.len(), 1, "{bad}");
+        let text = facts[0].left_out[0].to_string();
+        assert!(text.contains(&format!("{bad:?}")) && text.contains("IPv4"), "{text}");
     }
+    for bad in ["::", "::1", "fe80::1", "ff02::1", "::ffff:10.0.0.1", "10.244.0.1"] {
+        let mut six = slice(json!([endpoint(bad, true, true, false)]));
+        six.address_type = "IPv6".into();
+        let facts = read(&[six]);
+        assert!(facts[0].endpoints.is_empty() && facts[0].left_out.len() == 1, "{bad}");
+    }
+    let mut bad_port = slice(json!([]));
+    bad_port.ports = serde_json::from_value(json!([{ "name": "http", "port": 70000 }])).unwrap();
+    assert!(read(&[bad_port])[0].left_out[0].to_string().contains("70000"));
 }
 
 #[test]
@@ -111,19 +181,33 @@ fn internal_traffic_policy_local_keeps_to_this_node() {
 }
 
 #[test]
+fn a_client_keeps_its_backend_for_the_time_the_service_says_in_the_programs_unit() {
+    let with = |config: serde_json::Value| {
+        let spec = json!({
+            "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }],
+            "sessionAffinity": "ClientIP", "sessionAffinityConfig": config,
+        });
+        desired(&object(spec), &[], &this()).unwrap().affinity
+    };
+    let clock = this().clock;
+    assert_eq!(with(json!({ "clientIP": { "timeoutSeconds": 60 } })), clock.units(Duration::from_secs(60)));
+    assert_eq!(with(json!(null)), clock.units(Duration::from_secs(10_800)), "three hours when it does not say");
+    assert_eq!(desired(&web(), &[], &this()).unwrap().affinity, 0);
+}
+
+#[test]
 fn services_of_others_are_skipped_without_a_refusal() {
     let skipped = [
-        json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80, "protocol": "UDP" }] }),
+        json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80, "protocol": "SCTP" }] }),
         json!({ "type": "ExternalName", "externalName": "example.org" }),
         json!({ "ports": [{ "port": 80 }] }),
-        json!({ "clusterIP": "fd00::1", "clusterIPs": ["fd00::1"], "ports": [{ "port": 80 }] }),
     ];
     for spec in skipped {
-        assert_eq!(service(&object(spec.clone()), &[], "n1"), Ok(None), "{spec}");
+        assert_eq!(ServiceFacts::read(&object(spec.clone())), Ok(None), "{spec}");
     }
     let mut labelled = web();
     labelled.metadata.labels = Some([(NOT_OURS[0].to_owned(), "other".to_owned())].into());
-    assert_eq!(service(&labelled, &[], "n1"), Ok(None));
+    assert_eq!(ServiceFacts::read(&labelled), Ok(None));
 }
 
 #[test]
@@ -132,21 +216,18 @@ fn what_cannot_be_served_is_refused_with_what_to_do() {
     let cases = [
         (of(json!([{ "port": 0 }])), "port 0"),
         (of(json!([{ "port": 65536 }])), "port 65536"),
-        (of(json!([{ "port": 80 }, { "port": 53, "protocol": "UDP" }])), "\"UDP\" of port 53"),
+        (of(json!([{ "port": 80 }, { "port": 53, "protocol": "SCTP" }])), "\"SCTP\" of port 53"),
         (of(json!([{ "name": "a", "port": 80 }, { "name": "b", "port": 80 }])), "port 80 is there twice"),
         (object(json!({ "clusterIP": "10.96.0", "ports": [{ "port": 80 }] })), "\"10.96.0\""),
         (
-            object(json!({ "clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP", "ports": [{ "port": 80 }] })),
+            object(json!({ "clusterIP": "10.96.0.1", "sessionAffinity": "Cookie", "ports": [{ "port": 80 }] })),
             "spec.sessionAffinity",
         ),
     ];
     for (service, said) in cases {
-        let text = refusal(&service, &[]);
-        assert!(text.contains("Service default/web") && text.contains(said), "{text}");
+        let text = desired(&service, &[], &this()).unwrap_err().to_string();
+        assert!(text.contains(said), "{text}");
     }
-    let mut bad_port = slice(json!([]));
-    bad_port.ports = serde_json::from_value(json!([{ "name": "http", "port": 70000 }])).unwrap();
-    assert!(refusal(&web(), &[bad_port]).contains("70000"));
 }
 
 #[test]
@@ -157,35 +238,45 @@ fn a_row_of_its_limit_is_served_and_a_longer_one_is_refused() {
         [slice(json!(all))]
     };
     assert_eq!(port(&web(), &endpoints(SLOTS_PER_SERVICE)).row.len(), SLOTS_PER_SERVICE as usize);
-    let text = refusal(&web(), &endpoints(SLOTS_PER_SERVICE + 1));
+    let text = desired(&web(), &endpoints(SLOTS_PER_SERVICE + 1), &this()).unwrap_err().to_string();
     assert!(text.contains("16382 ready endpoints") && text.contains("16381"), "{text}");
+}
+
+fn node_object(name: &str, ips: &[&str], cidrs: &[&str]) -> NodeObject {
+    let internal = ips.iter().map(|ip| json!({ "type": "InternalIP", "address": ip }));
+    let addresses: Vec<_> = [json!({ "type": "Hostname", "address": "x" })].into_iter().chain(internal).collect();
+    let object = json!({
+        "metadata": { "name": name }, "spec": { "podCIDRs": cidrs }, "status": { "addresses": addresses },
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+type Found = (BTreeMap<Arc<str>, DesiredNode>, Vec<Refusal>);
+
+fn desired_nodes(objects: &[NodeObject], this: &ThisNode) -> Found {
+    let facts: Vec<_> =
+        objects.iter().map(|node| (node.metadata.name.clone().unwrap(), NodeFacts::read(node))).collect();
+    nodes(facts.iter().map(|(name, facts)| (name.as_str(), facts)), this)
 }
 
 #[test]
 fn nodes_that_contradict_others_are_refused_and_unfinished_ones_wait() {
-    let this = ThisNode { name: "n1".into(), pod_cidr: "10.244.1.0/24".parse().unwrap(), overlay_mtu: 1450 };
-    let node = |name: &str, ip: &str, cidr: &str| -> NodeObject {
-        let addresses = json!([{ "type": "Hostname", "address": "x" }, { "type": "InternalIP", "address": ip }]);
-        let object = json!({
-            "metadata": { "name": name }, "spec": { "podCIDRs": ["fd00::/64", cidr] }, "status": { "addresses": addresses },
-        });
-        serde_json::from_value(object).unwrap()
-    };
-    let waiting: NodeObject = serde_json::from_value(json!({ "metadata": { "name": "n9" } })).unwrap();
     let all = [
-        node("n1", "192.0.2.1", "10.244.1.0/24"),
-        node("n2", "192.0.2.2", "10.244.2.0/24"),
-        node("n3", "192.0.2.3", "10.244.2.0/24"),
-        node("n4", "192.0.2.4", "10.244.1.0/24"),
-        node("n5", "192.0.2.5", "10.244.16.0/20"),
-        node("n6", "fd00::1", "10.244.6.0/24"),
-        node("n7", "192.0.2.7", "10.244.7.1/24"),
-        waiting,
+        node_object("n1", &["192.0.2.1"], &["10.244.1.0/24"]),
+        node_object("n2", &["192.0.2.2"], &["fd00:0:0:2::/64", "10.244.2.0/24"]),
+        node_object("n3", &["192.0.2.3"], &["10.244.2.0/24"]),
+        node_object("n4", &["192.0.2.4"], &["10.244.1.0/24"]),
+        node_object("n5", &["192.0.2.5"], &["10.244.16.0/20"]),
+        node_object("n6", &["fd00::1"], &["10.244.6.0/24"]),
+        node_object("n7", &["192.0.2.7"], &["10.244.7.1/24"]),
+        node_object("n8", &["192.0.2.8"], &["fd00:0:0:8::/64"]),
+        node_object("n9", &[], &[]),
     ];
-    let (desired, refusals) = nodes(&all, &this);
+    let (desired, refusals) = desired_nodes(&all, &this());
     assert_eq!(desired.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), ["n2"]);
     let n2 = &desired["n2"];
     assert_eq!((n2.node.tunnel_v4, n2.node.mac, n2.node.mtu), ([192, 0, 2, 2], [0x0a, 0xd1, 192, 0, 2, 2], 1450));
+    assert_eq!(n2.node.prefix_v6, [0; 16], "this node has no IPv6");
     let words: Vec<_> = refusals.iter().map(|refusal| (refusal.object.as_str(), refusal.reason.word())).collect();
     let expected = [
         ("Node n3", "pod_cidr_taken"),
@@ -198,18 +289,34 @@ fn nodes_that_contradict_others_are_refused_and_unfinished_ones_wait() {
 }
 
 #[test]
+fn a_node_of_two_families_has_both_pod_cidrs_and_tunnel_ends() {
+    let all = [
+        node_object("n2", &["fd00::2", "192.0.2.2", "192.0.2.99"], &["10.244.2.0/24", "fd44:0:0:2::/64"]),
+        node_object("n3", &["fd00::3"], &["fd44:0:0:3::/64"]),
+    ];
+    let (desired, refusals) = desired_nodes(&all, &this_dual());
+    assert_eq!(refusals, []);
+    let node = desired["n2"].node;
+    assert_eq!((node.tunnel_v4, node.prefix_v4), ([192, 0, 2, 2], [10, 244, 2, 0]));
+    assert_eq!(Ipv6Addr::from(node.tunnel_v6).to_string(), "fd00::2");
+    assert_eq!(Ipv6Addr::from(node.prefix_v6).to_string(), "fd44:0:0:2::");
+    let remote: Vec<_> = desired["n2"].remote_cidrs().map(|remote| remote.cidr.to_string()).collect();
+    assert_eq!(remote, ["10.244.2.0/24", "fd44:0:0:2::/64"]);
+    let six = desired["n3"].node;
+    assert_eq!((six.tunnel_v4, six.mtu), ([0; 4], 1430), "a tunnel over IPv6 takes 20 bytes more");
+}
+
+#[test]
 fn what_is_not_served_of_a_service_is_named() {
-    let words = |spec| unserved(&object(spec)).iter().map(Reason::word).collect::<Vec<_>>();
-    let dual = json!(["10.96.0.1", "fd00::1"]);
+    let words = |mut spec: serde_json::Value| {
+        spec["ports"] = json!([{ "port": 80 }]);
+        let facts = ServiceFacts::read(&object(spec)).unwrap();
+        facts.map(|facts| facts.unserved.iter().map(Reason::word).collect::<Vec<_>>()).unwrap_or_default()
+    };
     assert_eq!(words(json!({ "type": "NodePort", "clusterIP": "10.96.0.1" })), ["external_traffic"]);
     assert_eq!(words(json!({ "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"] })), ["external_traffic"]);
     assert_eq!(words(json!({ "clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.1"] })), ["external_ips"]);
-    assert_eq!(words(json!({ "clusterIP": "10.96.0.1", "clusterIPs": dual })), ["ipv6"]);
-    assert_eq!(words(json!({ "clusterIP": "fd00::1" })), ["ipv6"]);
     for whole in [json!({ "type": "ClusterIP", "clusterIP": "10.96.0.1" }), json!({ "type": "ExternalName" })] {
         assert_eq!(words(whole), [""; 0]);
     }
-    let mut labelled = object(json!({ "type": "NodePort", "clusterIP": "10.96.0.1" }));
-    labelled.metadata.labels = Some([(NOT_OURS[0].to_owned(), "other".to_owned())].into());
-    assert_eq!(unserved(&labelled), []);
 }

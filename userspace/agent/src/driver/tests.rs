@@ -9,8 +9,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
 use super::*;
+use crate::clock::Clock;
 use crate::dataplane::model::Model;
 use crate::dataplane::{Adopted, Capacities};
+use crate::overlay::OnLink;
 use crate::plan::QUARANTINE;
 use crate::source::{Replay, Source};
 
@@ -52,7 +54,16 @@ fn snapshots() -> Vec<Change> {
 }
 
 fn driver(dataplane: &Shared) -> Driver {
-    let this = ThisNode { name: "n1".into(), pod_cidr: "10.244.1.0/24".parse().unwrap(), overlay_mtu: 1450 };
+    let this = ThisNode {
+        name: "n1".into(),
+        node_v4: Some([192, 0, 2, 1].into()),
+        node_v6: None,
+        pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
+        pod_cidr_v6: None,
+        overlay_mtu: 1450,
+        on_link: OnLink::default(),
+        clock: Clock::of(Duration::from_millis(4)),
+    };
     Driver::new(dataplane.clone(), this, QUARANTINE)
 }
 
@@ -159,13 +170,13 @@ fn a_replayed_source_ends_in_served_services_and_known_nodes() {
 
 #[test]
 fn a_full_map_refuses_the_service_until_there_is_room() {
-    let dataplane = model(Capacities { frontends: 3, ..Capacities::ABI });
+    let dataplane = model(Capacities { frontends: 5, ..Capacities::ABI });
     let (mut driver, _) = synced(&dataplane);
     driver.apply(Change::Service(service("late", "10.96.0.9", &[80])));
     driver.cycle(Duration::ZERO);
     assert_eq!(backends(&dataplane, [10, 96, 0, 9], 80), None);
     let reason = &driver.refusals()["Service default/late"].text;
-    assert!(reason.contains("FRONTEND (3 entries)"), "{reason}");
+    assert!(reason.contains("FRONTEND (5 entries)"), "{reason}");
     // The pauses between tries grow.
     let first = driver.deadline().unwrap();
     driver.cycle(first);
@@ -181,7 +192,7 @@ fn a_full_map_refuses_the_service_until_there_is_room() {
 #[test]
 fn a_map_smaller_than_believed_leaves_no_half_service() {
     // Someone else filled the map: the planner does not know, the insertion fails.
-    let dataplane = model(Capacities { frontends: 4, ..Capacities::ABI });
+    let dataplane = model(Capacities { frontends: 6, ..Capacities::ABI });
     let (mut driver, _) = synced(&dataplane);
     let stranger = FrontendKey::new(v4_mapped([10, 96, 0, 77]), [0, 1], protocol::TCP, scope::CLUSTER);
     let entries = [(stranger, 0)];
@@ -216,12 +227,12 @@ fn drift_is_repaired_by_the_timed_resync() {
 }
 
 #[test]
-fn a_refused_service_says_why_and_leaves_the_maps() {
+fn an_endpoint_that_cannot_be_is_left_out_alone_and_named() {
     let dataplane = model(Capacities::ABI);
     let (mut driver, _) = synced(&dataplane);
-    driver.apply(Change::Slice(slice("web-3", "web", &[80], &["fd00::1"])));
+    driver.apply(Change::Slice(slice("web-3", "web", &[80], &["fd00::1", "10.244.2.9"])));
     driver.cycle(Duration::ZERO);
-    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), None);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(3));
     let reason = &driver.refusals()["Service default/web"].text;
     assert!(reason.contains("EndpointSlice default/web-3") && reason.contains("fd00::1"), "{reason}");
     driver.apply(Change::SliceGone(slice("web-3", "web", &[80], &[])));
@@ -264,9 +275,9 @@ fn what_a_service_asks_for_beyond_what_is_served_is_said_and_counted() {
     spec.type_ = Some("NodePort".into());
     spec.external_ips = Some(vec!["192.0.2.80".into()]);
     driver.apply(Change::Service(web));
-    let mut udp = service("udp", "10.96.0.3", &[53]);
-    udp.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
-    driver.apply(Change::Service(udp));
+    let mut sctp = service("sctp", "10.96.0.3", &[53]);
+    sctp.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].protocol = Some("SCTP".into());
+    driver.apply(Change::Service(sctp));
     driver.cycle(Duration::ZERO);
     assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(2), "its cluster address is served");
     let text = &driver.refusals()["Service default/web"].text;
@@ -274,7 +285,7 @@ fn what_a_service_asks_for_beyond_what_is_served_is_said_and_counted() {
     let expected = [("external_ips", 1), ("external_traffic", 1), ("protocol", 1)];
     assert_eq!(driver.refusal_counts(), expected.into());
     driver.apply(Change::Service(service("web", "10.96.0.1", &[80, 443])));
-    driver.apply(Change::ServiceGone(service("udp", "10.96.0.3", &[53])));
+    driver.apply(Change::ServiceGone(service("sctp", "10.96.0.3", &[53])));
     driver.cycle(Duration::ZERO);
     assert!(driver.refusals().is_empty() && driver.refusal_counts().is_empty());
 }

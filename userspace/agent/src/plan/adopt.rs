@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use diolkos_abi::service::{Backend, FrontendKey, SLOTS_PER_SERVICE, backend_state, frontend_parts, row_parts};
+use diolkos_abi::service::{
+    Backend, FrontendKey, MemberKey, SLOTS_PER_SERVICE, backend_state, frontend_parts, row_parts,
+};
 
 use super::backends::{BackendRecord, Backends};
 use super::ids::{Extent, Extents, Ids};
 use super::services::Row;
-use super::{Leftovers, ORPHAN_LIFE, Operation, Planner, RETIRED_ROW, Step, ordered};
+use super::{Leftovers, ORPHAN_LIFE, Operation, Planner, RETIRED_ROW, Step, is_marker, marker_word, ordered, removal};
 use crate::dataplane::{Adopted, Capacities};
 use crate::desired::BackendKey;
 
@@ -27,7 +29,11 @@ impl Planner {
         }
         let mut used: Vec<Extent> = rows.values().flatten().map(|row| row.extent).filter(|e| e.count > 0).collect();
         used.sort_unstable();
-        let (frontends, stray) = adopt_frontends(found, &rows);
+        let (frontends, markers, stray) = adopt_frontends(found, &rows);
+        let mut members: HashMap<u32, BTreeMap<u32, u64>> = HashMap::new();
+        for (key, word) in &found.members {
+            members.entry(key.service).or_default().insert(key.backend, *word);
+        }
         let nodes: BTreeMap<u32, _> = found.nodes.iter().copied().filter(|(id, _)| *id > 0).collect();
         let row_ids = found.rows.iter().map(|(id, _)| *id).chain(rows.keys().copied());
         let routes = found.routes.iter().filter(|(key, _)| key.zone == 0);
@@ -38,19 +44,33 @@ impl Planner {
             extents: Extents::adopt(capacities.slots, &used, found.slots.len() as u32, until),
             services: BTreeMap::new(),
             frontends: HashMap::new(),
+            members: 0,
             backends,
             node_ids: Ids::adopt(capacities.nodes, nodes.keys().copied(), &nodes.keys().copied().collect(), until),
             nodes: BTreeMap::new(),
             routes: routes.map(|(key, route)| (key.prefix, route.node)).collect(),
-            leftovers: Leftovers { rows, frontends, stray, backends: alive, nodes },
+            leftovers: Leftovers {
+                rows,
+                frontends,
+                markers,
+                stray,
+                affinities: found.affinities.iter().copied().collect(),
+                members,
+                backends: alive,
+                nodes,
+            },
         }
     }
 
     /// Removes what no object has claimed. To be called once every desired service has been planned.
     pub fn finish_adoption(&mut self, now: Duration) -> Vec<Step> {
         let left = std::mem::take(&mut self.leftovers);
-        let frontends = left.frontends.into_keys().chain(left.stray);
-        let mut steps: Vec<Step> = frontends.map(|key| Step::housekeeping(Operation::RemoveFrontend { key })).collect();
+        let frontends = left.frontends.into_keys().chain(left.markers).chain(left.stray);
+        let mut steps: Vec<Step> = frontends.map(|key| Step::housekeeping(removal(key))).collect();
+        for (service, members) in left.members {
+            let keys = members.into_keys().map(|backend| MemberKey { service, backend });
+            steps.extend(keys.map(|key| Step::housekeeping(Operation::RemoveMember { key })));
+        }
         let until = now + self.quarantine;
         for (service, row) in left.rows {
             steps.push(Step::housekeeping(Operation::RetireRow { service }));
@@ -100,13 +120,16 @@ fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Dur
 /// The rows by service id: nothing for one that is out of bounds, overlaps another, or names a backend that is not
 /// alive. An id of which only frontends remain counts as known too, through its stored row.
 fn adopt_rows(capacities: Capacities, found: &Adopted, alive: &HashMap<u32, BackendKey>) -> BTreeMap<u32, Option<Row>> {
-    let in_use = frontend_services(found);
+    // An id with affinity or members counts as known, so that nothing of it meets the next service of that id.
+    let with_affinity = found.affinities.iter().map(|(id, _)| *id);
+    let with_members = found.members.iter().map(|(key, _)| key.service);
+    let in_use = frontend_services(found).into_iter().chain(with_affinity).chain(with_members).filter(|id| *id > 0);
     let mut rows: BTreeMap<u32, Option<Row>> = BTreeMap::new();
     for (id, word) in found.rows.iter().filter(|(id, word)| *id > 0 && *word != RETIRED_ROW) {
         rows.insert(*id, read_row(*word, capacities.slots, &found.slots, alive));
     }
     // A service that never had endpoints has a row of zeros, which the dump leaves out.
-    for id in in_use.into_iter().filter(|id| *id < capacities.services) {
+    for id in in_use.filter(|id| *id < capacities.services) {
         rows.entry(id).or_insert_with(|| Some(Row { extent: Extent { base: 0, count: 0 }, ids: Vec::new() }));
     }
     let mut by_base: Vec<(Extent, u32)> =
@@ -144,16 +167,21 @@ fn read_row(word: u64, capacity: u32, slots: &[u32], alive: &HashMap<u32, Backen
     Some(Row { extent: Extent { base, count }, ids })
 }
 
-/// The frontends that point to a known service, and those that do not.
+/// The frontends that point to a known service, the markers, and the frontends that point nowhere.
 fn adopt_frontends(
     found: &Adopted,
     rows: &BTreeMap<u32, Option<Row>>,
-) -> (HashMap<FrontendKey, u32>, HashSet<FrontendKey>) {
+) -> (HashMap<FrontendKey, u32>, HashSet<FrontendKey>, HashSet<FrontendKey>) {
     let mut known = HashMap::new();
+    let mut markers = HashSet::new();
     let mut stray = HashSet::new();
     for (key, word) in &found.frontends {
+        if is_marker(key) && *word == marker_word(key) {
+            markers.insert(*key);
+            continue;
+        }
         match frontend_parts(*word) {
-            (id, tag, 0) if tag == key.tag() && rows.contains_key(&id) => {
+            (id, tag, 0) if !is_marker(key) && tag == key.tag() && rows.contains_key(&id) => {
                 known.insert(*key, id);
             }
             _ => {
@@ -161,7 +189,7 @@ fn adopt_frontends(
             }
         }
     }
-    (known, stray)
+    (known, markers, stray)
 }
 
 /// The service ids frontends point to, if their row is not retired.
@@ -172,5 +200,5 @@ fn frontend_services(found: &Adopted) -> BTreeSet<u32> {
 }
 
 fn backend_key(backend: &Backend) -> BackendKey {
-    BackendKey { address: backend.address, port: u16::from_be_bytes(backend.port) }
+    BackendKey { address: backend.address, port: u16::from_be_bytes(backend.port), protocol: backend.protocol }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diolkos_abi::address::Address;
+use diolkos_abi::address::{Address, protocol};
 use diolkos_abi::service::{Backend, backend_state};
 
 use super::ids::Ids;
@@ -96,7 +96,8 @@ impl Backends {
     }
 
     /// A service port names a backend no more. The last one to do so decides its end: a pod that was terminating is
-    /// gone, and its connections with it; of another one nothing is known, so its connections go on.
+    /// gone, and its connections with it; of another one nothing is known, so its connections go on. Datagrams move to
+    /// another backend at once: they have no connection to lose.
     pub(super) fn unname(&mut self, key: BackendKey, terminating: bool, now: Duration) {
         let Some(count) = self.named.get_mut(&key) else { return };
         *count -= 1;
@@ -105,7 +106,8 @@ impl Backends {
         }
         self.named.remove(&key);
         if let Some(record) = self.records.get_mut(&key) {
-            let until = if terminating { now } else { now + ORPHAN_LIFE };
+            let is_over = terminating || key.protocol != protocol::TCP;
+            let until = if is_over { now } else { now + ORPHAN_LIFE };
             record.orphan_until = Some(until);
             self.orphans.insert((until, key));
         }
@@ -164,6 +166,7 @@ impl BackendRecord {
             state: backend_state::ALIVE,
             generation: self.generation,
             node: self.node,
+            protocol: key.protocol,
             ..Backend::default()
         }
     }

@@ -29,13 +29,13 @@ impl Planner {
         let mut refused = Vec::new();
         let mut routes: HashMap<Address, u32> = HashMap::new();
         // Routes are inserted before others are removed, so those count, too.
-        let prefixes: HashSet<Address> = desired.values().map(|node| node.prefix).collect();
+        let prefixes: HashSet<Address> = desired.values().flat_map(DesiredNode::prefixes).collect();
         let leaving = self.routes.keys().filter(|prefix| !prefixes.contains(*prefix)).count();
         for (name, wanted) in desired {
             match self.place_node(name, wanted, routes.len() + leaving, now) {
                 Ok((id, operation)) => {
                     operations.extend(operation);
-                    routes.insert(wanted.prefix, id);
+                    routes.extend(wanted.prefixes().map(|prefix| (prefix, id)));
                 }
                 Err(error) => refused.push((name.clone(), error)),
             }
@@ -77,14 +77,13 @@ impl Planner {
         routes: usize,
         now: Duration,
     ) -> Result<(u32, Option<Operation>), NoRoom> {
-        if routes >= self.capacities.routes as usize {
+        if routes + wanted.prefixes().count() > self.capacities.routes as usize {
             return Err(NoRoom::Full { map: map::ROUTE, capacity: self.capacities.routes });
         }
         if !self.nodes.contains_key(name)
-            && let Some(id) = self.routes.get(&wanted.prefix)
-            && let Some(node) = self.leftovers.nodes.remove(id)
+            && let Some((id, node)) = self.claim_node(wanted)
         {
-            self.nodes.insert(name.clone(), NodeRecord { id: *id, node });
+            self.nodes.insert(name.clone(), NodeRecord { id, node });
         }
         if let Some(record) = self.nodes.get_mut(name) {
             let operation = Operation::SetNode { id: record.id, node: wanted.node };
@@ -96,6 +95,14 @@ impl Planner {
         let id = self.node_ids.take(now).ok_or(full)?;
         self.nodes.insert(name.clone(), NodeRecord { id, node: wanted.node });
         Ok((id, Some(Operation::SetNode { id, node: wanted.node })))
+    }
+
+    /// The id an earlier agent gave to this node, known by a pod CIDR.
+    fn claim_node(&mut self, wanted: &DesiredNode) -> Option<(u32, Node)> {
+        wanted.prefixes().find_map(|prefix| {
+            let id = *self.routes.get(&prefix)?;
+            Some((id, self.leftovers.nodes.remove(&id)?))
+        })
     }
 
     fn move_routes(&mut self, wanted: HashMap<Address, u32>) -> Vec<Operation> {

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use diolkos_abi::service::{Backend, FrontendKey, backend_state, frontend_word, row_parts};
+use diolkos_abi::service::{Backend, FrontendKey, MemberKey, backend_state, frontend_word, row_parts};
 
 use super::nodes::{route_key, set_route};
 use super::services::Row;
-use super::{Operation, Planner, RETIRED_ROW, Step, ordered};
+use super::{Operation, Planner, RETIRED_ROW, Step, marker, marker_word, ordered, removal};
 use crate::dataplane::Adopted;
 
 impl Planner {
@@ -17,6 +17,8 @@ impl Planner {
         let mut operations = self.repair_nodes(found);
         operations.extend(self.repair_backends(found));
         operations.extend(self.repair_rows(found, now));
+        operations.extend(self.repair_affinity(found));
+        operations.extend(self.repair_members(found));
         operations.extend(self.repair_frontends(found));
         ordered(operations.into_iter().map(Step::housekeeping).collect())
     }
@@ -65,8 +67,8 @@ impl Planner {
         let rows: HashMap<u32, u64> = found.rows.iter().copied().collect();
         let mut ours = HashSet::new();
         let mut wrong = Vec::new();
-        for (name, ports) in &self.services {
-            for (key, record) in ports {
+        for (name, service) in &self.services {
+            for (key, record) in &service.ports {
                 ours.insert(record.id);
                 let word = rows.get(&record.id).copied().unwrap_or_default();
                 if let Some(row) = record.row.as_ref().filter(|row| !stands(row, word, &found.slots)) {
@@ -81,7 +83,7 @@ impl Planner {
                 operations.push(Operation::WriteSlots { base: row.extent.base, backends: row.ids.clone() });
             }
             operations.push(Operation::SetRow { service, row: row.word() });
-            let record = self.services.get_mut(&name).and_then(|ports| ports.get_mut(&key));
+            let record = self.services.get_mut(&name).and_then(|service| service.ports.get_mut(&key));
             if let Some(old) = record.and_then(|record| record.row.replace(row)) {
                 self.extents.rest(old.extent, now + self.quarantine);
             }
@@ -93,7 +95,11 @@ impl Planner {
 
     fn repair_frontends(&self, found: &Adopted) -> Vec<Operation> {
         let mut missing: HashMap<FrontendKey, u64> = HashMap::new();
-        for record in self.services.values().flat_map(|ports| ports.values()) {
+        for address in self.services.values().flat_map(|service| &service.addresses) {
+            let key = marker(*address);
+            missing.insert(key, marker_word(&key));
+        }
+        for record in self.services.values().flat_map(|service| service.ports.values()) {
             let word = |key: &FrontendKey| frontend_word(record.id, key.tag(), 0);
             missing.extend(record.frontends.iter().map(|key| (*key, word(key))));
         }
@@ -104,10 +110,41 @@ impl Planner {
                     missing.remove(key);
                 }
                 Some(_) => {}
-                None => operations.push(Operation::RemoveFrontend { key: *key }),
+                None => operations.push(removal(*key)),
             }
         }
-        operations.extend(missing.into_iter().map(|(key, word)| Operation::InsertFrontend { key, word }));
+        operations.extend(missing.into_iter().map(|(key, word)| match word == marker_word(&key) {
+            true => Operation::InsertAddress { address: key.address },
+            false => Operation::InsertFrontend { key, word },
+        }));
+        operations
+    }
+
+    fn repair_affinity(&self, found: &Adopted) -> Vec<Operation> {
+        let mut affinities: HashMap<u32, u32> = found.affinities.iter().copied().collect();
+        let mut operations = Vec::new();
+        for record in self.services.values().flat_map(|service| service.ports.values()) {
+            if affinities.remove(&record.id).unwrap_or_default() != record.affinity {
+                operations.push(Operation::SetAffinity { service: record.id, ticks: record.affinity });
+            }
+        }
+        let foreign = affinities.into_keys().filter(|id| *id > 0);
+        operations.extend(foreign.map(|service| Operation::SetAffinity { service, ticks: 0 }));
+        operations
+    }
+
+    fn repair_members(&self, found: &Adopted) -> Vec<Operation> {
+        let mut members: HashMap<MemberKey, u64> = found.members.iter().copied().collect();
+        let mut operations = Vec::new();
+        for record in self.services.values().flat_map(|service| service.ports.values()) {
+            for (backend, word) in &record.members {
+                let key = MemberKey { service: record.id, backend: *backend };
+                if members.remove(&key) != Some(*word) {
+                    operations.push(Operation::InsertMember { key, word: *word });
+                }
+            }
+        }
+        operations.extend(members.into_keys().map(|key| Operation::RemoveMember { key }));
         operations
     }
 }

@@ -1,16 +1,24 @@
 //! Services: a changed row gets a fresh extent, written completely, then one store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use diolkos_abi::address::Address;
-use diolkos_abi::service::{FrontendKey, frontend_word, row_word};
+use diolkos_abi::service::{FrontendKey, MemberKey, frontend_word, member_word, row_word};
 
 use super::ids::Extent;
-use super::{NoRoom, Operation, Owner, Planner, ServiceChange, Step, ordered};
+use super::{NoRoom, Operation, Owner, Planner, ServiceChange, Step, marker, ordered, removal};
 use crate::dataplane::map;
 use crate::desired::{BackendKey, DesiredPort, DesiredService, PortKey, ServiceName};
+
+/// A service as the maps hold it.
+#[derive(Debug, Default)]
+pub(super) struct ServiceRecord {
+    pub(super) ports: BTreeMap<PortKey, PortRecord>,
+    /// The addresses whose markers it has.
+    pub(super) addresses: BTreeSet<Address>,
+}
 
 /// A service port as the maps hold it.
 #[derive(Debug)]
@@ -19,6 +27,9 @@ pub(super) struct PortRecord {
     /// Nothing when the map's row is not known or not to be trusted: it is then written anew.
     pub(super) row: Option<Row>,
     pub(super) frontends: Vec<FrontendKey>,
+    pub(super) affinity: u32,
+    /// Backend id to [`diolkos_abi::service::member_word`]; only with affinity.
+    pub(super) members: BTreeMap<u32, u64>,
     /// All backends the port names, and whether their pods are terminating.
     named: BTreeMap<BackendKey, bool>,
 }
@@ -28,6 +39,13 @@ pub(super) struct PortRecord {
 pub(super) struct Row {
     pub(super) extent: Extent,
     pub(super) ids: Vec<u32>,
+}
+
+impl PortRecord {
+    fn new(id: u32) -> Self {
+        let (frontends, members, named) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { id, row: None, frontends, affinity: 0, members, named }
+    }
 }
 
 impl Row {
@@ -44,6 +62,8 @@ struct Work {
     released: HashMap<FrontendKey, ServiceName>,
     /// Backends a port names no more, and whether their pods were terminating.
     unnamed: Vec<(BackendKey, bool)>,
+    /// Members that leave at the end of the plan: until then they take room.
+    leaving: usize,
 }
 
 /// All a service needs, set aside before anything of it is planned.
@@ -60,12 +80,14 @@ struct PortReservation {
     /// The row to write; nothing when it stands already.
     row: Option<Row>,
     frontends: Vec<FrontendKey>,
+    /// Members that are not in the map yet.
+    new_members: usize,
 }
 
 impl Planner {
     /// Plans changes of services: only what differs. A service without room is left as it is, and named.
     pub fn plan(&mut self, changes: &[ServiceChange<'_>], now: Duration) -> (Vec<Step>, Vec<(ServiceName, NoRoom)>) {
-        let mut work = Work { now, steps: Vec::new(), released: HashMap::new(), unnamed: Vec::new() };
+        let mut work = Work { now, steps: Vec::new(), released: HashMap::new(), unnamed: Vec::new(), leaving: 0 };
         let mut refused = Vec::new();
         for (name, desired) in changes {
             self.shrink(name, *desired, &mut work);
@@ -78,8 +100,7 @@ impl Planner {
             }
         }
         for (key, name) in work.released {
-            let operation = Operation::RemoveFrontend { key };
-            work.steps.push(Step { owner: Owner::Service(name), operation });
+            work.steps.push(Step { owner: Owner::Service(name), operation: removal(key) });
         }
         for (key, terminating) in work.unnamed {
             self.backends.unname(key, terminating, now);
@@ -93,11 +114,14 @@ impl Planner {
         for key in keys {
             self.frontends.remove(key);
         }
-        for record in self.services.get_mut(name).into_iter().flat_map(BTreeMap::values_mut) {
-            record.frontends.retain(|key| !keys.contains(key));
+        if let Some(service) = self.services.get_mut(name) {
+            service.addresses.retain(|address| !keys.contains(&marker(*address)));
+            for record in service.ports.values_mut() {
+                record.frontends.retain(|key| !keys.contains(key));
+            }
         }
         let owner = || Owner::Service(name.clone());
-        done.iter().map(|key| Step { owner: owner(), operation: Operation::RemoveFrontend { key: *key } }).collect()
+        ordered(done.iter().map(|key| Step { owner: owner(), operation: removal(*key) }).collect())
     }
 
     /// The addresses of backends that no service names and that live only for the connections they have.
@@ -122,30 +146,43 @@ impl Planner {
 
     /// Removals need no room, so they are never refused.
     fn shrink(&mut self, name: &ServiceName, desired: Option<&DesiredService>, work: &mut Work) {
-        let Some(ports) = self.services.get_mut(name) else { return };
+        let Some(service) = self.services.get_mut(name) else { return };
         let wanted = |key: &PortKey| desired.and_then(|desired| desired.ports.get(key));
         let mut gone = Vec::new();
-        let mut released = Vec::new();
-        ports.retain(|key, record| {
+        let mut released: Vec<FrontendKey> = Vec::new();
+        service.ports.retain(|key, record| {
             let Some(port) = wanted(key) else {
-                gone.push((record.id, record.row.take()));
                 work.unnamed.extend(std::mem::take(&mut record.named));
                 released.append(&mut record.frontends);
+                gone.push((record.id, record.row.take(), std::mem::take(&mut record.members)));
                 return false;
             };
             released.extend(record.frontends.extract_if(.., |key| !port.frontends.contains(key)));
             true
         });
-        if ports.is_empty() {
+        service.addresses.retain(|address| {
+            let stays = desired.is_some_and(|desired| desired.addresses.contains(address));
+            if !stays {
+                released.push(marker(*address));
+            }
+            stays
+        });
+        if service.ports.is_empty() && service.addresses.is_empty() {
             self.services.remove(name);
         }
         for key in released {
             self.frontends.remove(&key);
             work.released.insert(key, name.clone());
         }
-        for (service, row) in gone {
-            let operation = Operation::RetireRow { service };
-            work.steps.push(Step { owner: Owner::Service(name.clone()), operation });
+        let owner = Owner::Service(name.clone());
+        for (service, row, members) in gone {
+            work.steps.push(Step { owner: owner.clone(), operation: Operation::RetireRow { service } });
+            let keys = members.into_keys().map(|backend| MemberKey { service, backend });
+            let removals = keys.map(|key| Step { owner: owner.clone(), operation: Operation::RemoveMember { key } });
+            let before = work.steps.len();
+            work.steps.extend(removals);
+            self.members -= work.steps.len() - before;
+            work.leaving += work.steps.len() - before;
             self.service_ids.release(service, work.now + self.quarantine);
             self.rest(row, work.now);
         }
@@ -155,25 +192,56 @@ impl Planner {
     fn reserve(&mut self, name: &ServiceName, desired: &DesiredService, work: &Work) -> Result<Reservation, NoRoom> {
         let mut reservation = Reservation::default();
         // All ports before any can be refused: what an earlier agent served of the service stays its own.
+        self.claim_addresses(name, desired);
         for (key, port) in &desired.ports {
-            if self.services.get(name).is_none_or(|ports| !ports.contains_key(key)) {
+            if self.services.get(name).is_none_or(|service| !service.ports.contains_key(key)) {
                 self.claim(name, *key, port);
             }
         }
+        let taken = |address: &&Address| self.frontends.get(&marker(**address)).is_some_and(|by| by != name);
+        if let Some(address) = desired.addresses.iter().find(taken) {
+            let by = self.frontends.get(&marker(*address)).cloned();
+            let address = Ipv6Addr::from(*address).to_canonical();
+            return Err(NoRoom::Taken { address, by: by.unwrap_or_else(|| name.clone()) });
+        }
         for (key, port) in &desired.ports {
-            if let Err(error) = self.reserve_port(name, *key, port, &mut reservation, work) {
+            if let Err(error) = self.reserve_port(name, *key, port, desired.affinity, &mut reservation, work) {
                 self.undo(reservation);
                 return Err(error);
             }
         }
-        let new: usize = reservation.ports.iter().map(|port| self.new_entries(&port.frontends, work)).sum();
-        let leftovers = self.leftovers.frontends.len() + self.leftovers.stray.len();
-        let peak = self.frontends.len() + work.released.len() + leftovers + new;
-        if peak > self.capacities.frontends as usize {
+        if let Err(error) = self.has_room(name, desired, &reservation, work) {
             self.undo(reservation);
-            return Err(NoRoom::Full { map: map::FRONTEND, capacity: self.capacities.frontends });
+            return Err(error);
         }
         Ok(reservation)
+    }
+
+    /// Whether the hashes take the entries of a service beside all that is, and all that leaves at the end of the plan.
+    fn has_room(
+        &self,
+        name: &ServiceName,
+        desired: &DesiredService,
+        reservation: &Reservation,
+        work: &Work,
+    ) -> Result<(), NoRoom> {
+        let left = &self.leftovers;
+        let frontends = reservation.ports.iter().flat_map(|port| &port.frontends).copied();
+        let record = self.services.get(name);
+        let has = |address: &&Address| record.is_some_and(|record| record.addresses.contains(*address));
+        let markers = desired.addresses.iter().filter(|address| !has(address)).map(|address| marker(*address));
+        let new = frontends.chain(markers).filter(|key| !self.is_in_map(key, work)).count();
+        let leftovers = left.frontends.len() + left.markers.len() + left.stray.len();
+        let peak = self.frontends.len() + work.released.len() + leftovers + new;
+        if peak > self.capacities.frontends as usize {
+            return Err(NoRoom::Full { map: map::FRONTEND, capacity: self.capacities.frontends });
+        }
+        let new: usize = reservation.ports.iter().map(|port| port.new_members).sum();
+        let leftovers: usize = left.members.values().map(BTreeMap::len).sum();
+        if new > 0 && self.members + work.leaving + leftovers + new > self.capacities.members as usize {
+            return Err(NoRoom::Full { map: map::MEMBER, capacity: self.capacities.members });
+        }
+        Ok(())
     }
 
     fn reserve_port(
@@ -181,17 +249,14 @@ impl Planner {
         name: &ServiceName,
         key: PortKey,
         port: &DesiredPort,
+        affinity: u32,
         reservation: &mut Reservation,
         work: &Work,
     ) -> Result<(), NoRoom> {
-        let record = self.services.get(name).and_then(|ports| ports.get(&key));
+        let record = self.services.get(name).and_then(|service| service.ports.get(&key));
         let known = record.map(|record| (record.id, record.row.clone()));
         let has = |frontend: &FrontendKey| record.is_some_and(|record| record.frontends.contains(frontend));
         let frontends: Vec<FrontendKey> = port.frontends.iter().filter(|key| !has(key)).copied().collect();
-        if let Some((frontend, by)) = frontends.iter().find_map(|key| Some((key, self.frontends.get(key)?))) {
-            let port = u16::from_be_bytes(frontend.port);
-            return Err(NoRoom::Taken { address: Ipv6Addr::from(frontend.address), port, by: by.clone() });
-        }
         let mut ids = Vec::with_capacity(port.row.len());
         for key in port.row.keys() {
             let reserved = || reservation.backends.get(key).copied();
@@ -206,6 +271,8 @@ impl Planner {
             });
         }
         ids.sort_unstable();
+        let is_member = |id: &&u32| record.is_some_and(|record| record.members.contains_key(*id));
+        let new_members = if affinity == 0 { 0 } else { ids.iter().filter(|id| !is_member(id)).count() };
         let is_new = known.is_none();
         let (id, old) = match known {
             Some((id, row)) => (id, row),
@@ -215,7 +282,7 @@ impl Planner {
             }
         };
         // Pushed before the extent is taken, so that undoing finds the id.
-        reservation.ports.push(PortReservation { key, id, is_new, row: None, frontends });
+        reservation.ports.push(PortReservation { key, id, is_new, row: None, frontends, new_members });
         if old.is_none_or(|old| old.ids != ids) {
             let row = self.fresh_row(ids, work.now)?;
             if let Some(port) = reservation.ports.last_mut() {
@@ -223,6 +290,16 @@ impl Planner {
             }
         }
         Ok(())
+    }
+
+    /// Takes over the markers an earlier agent wrote for this service's addresses.
+    fn claim_addresses(&mut self, name: &ServiceName, desired: &DesiredService) {
+        let markers = &mut self.leftovers.markers;
+        let claimed = desired.addresses.iter().filter(|address| markers.remove(&marker(**address)));
+        for address in claimed {
+            self.frontends.insert(marker(*address), name.clone());
+            self.services.entry(name.clone()).or_default().addresses.insert(*address);
+        }
     }
 
     /// Takes over the id an earlier agent gave to this port, known by its frontends.
@@ -239,8 +316,11 @@ impl Planner {
             leftovers.frontends.remove(frontend);
             self.frontends.insert(*frontend, name.clone());
         }
-        let record = PortRecord { id, row, frontends, named };
-        self.services.entry(name.clone()).or_default().insert(key, record);
+        let affinity = leftovers.affinities.remove(&id).unwrap_or_default();
+        let members = leftovers.members.remove(&id).unwrap_or_default();
+        self.members += members.len();
+        let record = PortRecord { id, row, frontends, affinity, members, named };
+        self.services.entry(name.clone()).or_default().ports.insert(key, record);
     }
 
     pub(super) fn fresh_row(&mut self, ids: Vec<u32>, now: Duration) -> Result<Row, NoRoom> {
@@ -255,12 +335,11 @@ impl Planner {
         Ok(Row { extent, ids })
     }
 
-    fn new_entries(&self, frontends: &[FrontendKey], work: &Work) -> usize {
+    /// Whether the map has a key already, though its owner changes.
+    fn is_in_map(&self, key: &FrontendKey, work: &Work) -> bool {
         let left = &self.leftovers;
-        let in_map = |key: &FrontendKey| {
-            work.released.contains_key(key) || left.frontends.contains_key(key) || left.stray.contains(key)
-        };
-        frontends.iter().filter(|key| !in_map(key)).count()
+        let is_left = left.frontends.contains_key(key) || left.markers.contains(key) || left.stray.contains(key);
+        is_left || work.released.contains_key(key)
     }
 
     fn undo(&mut self, reservation: Reservation) {
@@ -281,28 +360,31 @@ impl Planner {
     fn commit(&mut self, name: &ServiceName, desired: &DesiredService, reservation: Reservation, work: &mut Work) {
         let owner = Owner::Service(name.clone());
         let mut operations = self.commit_backends(desired, &reservation.backends);
+        let mut service = self.services.remove(name).unwrap_or_default();
+        for address in desired.addresses.difference(&service.addresses) {
+            let key = marker(*address);
+            self.leftovers.stray.remove(&key);
+            self.frontends.insert(key, name.clone());
+            // All markers of an address are equal: one that another service gave up is as good.
+            if work.released.remove(&key).is_none() {
+                operations.push(Operation::InsertAddress { address: *address });
+            }
+        }
+        service.addresses.clone_from(&desired.addresses);
         for port in reservation.ports {
             let Some(wanted) = desired.ports.get(&port.key) else { continue };
-            let ports = self.services.entry(name.clone()).or_default();
-            let empty = || PortRecord { id: port.id, row: None, frontends: Vec::new(), named: BTreeMap::new() };
-            let record = ports.entry(port.key).or_insert_with(empty);
-            let mut old_row = None;
+            let record = service.ports.entry(port.key).or_insert_with(|| PortRecord::new(port.id));
             if let Some(row) = port.row {
                 if !row.ids.is_empty() {
                     operations.push(Operation::WriteSlots { base: row.extent.base, backends: row.ids.clone() });
                 }
                 operations.push(Operation::SetRow { service: port.id, row: row.word() });
-                old_row = record.row.replace(row);
+                let old = record.row.replace(row);
+                self.rest(old, work.now);
             }
             record.frontends.extend(&port.frontends);
-            let serving = wanted.row.keys().map(|key| (*key, wanted.terminating.contains(key)));
-            let named = serving.chain(wanted.draining.iter().map(|(key, ending)| (*key, *ending))).collect();
-            let old = std::mem::replace(&mut record.named, named);
-            for key in record.named.keys().filter(|key| !old.contains_key(key)) {
-                self.backends.name(*key);
-            }
-            work.unnamed.extend(old.into_iter().filter(|(key, _)| !record.named.contains_key(key)));
-            self.rest(old_row, work.now);
+            self.commit_members(record, desired.affinity, &mut operations, work);
+            self.rename(record, wanted, work);
             for key in port.frontends {
                 work.released.remove(&key);
                 self.leftovers.frontends.remove(&key);
@@ -311,7 +393,48 @@ impl Planner {
                 operations.push(Operation::InsertFrontend { key, word: frontend_word(port.id, key.tag(), 0) });
             }
         }
+        self.services.insert(name.clone(), service);
         work.steps.extend(operations.into_iter().map(|operation| Step { owner: owner.clone(), operation }));
+    }
+
+    /// The backends of a port's row are its members, while it has affinity.
+    fn commit_members(
+        &mut self,
+        record: &mut PortRecord,
+        affinity: u32,
+        operations: &mut Vec<Operation>,
+        work: &mut Work,
+    ) {
+        if record.affinity != affinity {
+            operations.push(Operation::SetAffinity { service: record.id, ticks: affinity });
+            record.affinity = affinity;
+        }
+        if affinity == 0 && record.members.is_empty() {
+            return;
+        }
+        let key = |backend| MemberKey { service: record.id, backend };
+        let generation = |id: &u32| self.backends.generations.get(id).copied().unwrap_or_default();
+        let ids = record.row.iter().flat_map(|row| &row.ids).filter(|_| affinity != 0);
+        let wanted: BTreeMap<u32, u64> = ids.map(|id| (*id, member_word(generation(id), key(*id).tag()))).collect();
+        let news = wanted.iter().filter(|(id, word)| record.members.get(id) != Some(word));
+        operations.extend(news.map(|(id, word)| Operation::InsertMember { key: key(*id), word: *word }));
+        let gone: Vec<u32> = record.members.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        work.leaving += gone.len();
+        operations.extend(gone.into_iter().map(|id| Operation::RemoveMember { key: key(id) }));
+        self.members += wanted.len();
+        self.members -= record.members.len();
+        record.members = wanted;
+    }
+
+    /// Which backends a port names from now on, in its row or as draining.
+    fn rename(&mut self, record: &mut PortRecord, wanted: &DesiredPort, work: &mut Work) {
+        let serving = wanted.row.keys().map(|key| (*key, wanted.terminating.contains(key)));
+        let named = serving.chain(wanted.draining.iter().map(|(key, ending)| (*key, *ending))).collect();
+        let old = std::mem::replace(&mut record.named, named);
+        for key in record.named.keys().filter(|key| !old.contains_key(key)) {
+            self.backends.name(*key);
+        }
+        work.unnamed.extend(old.into_iter().filter(|(key, _)| !record.named.contains_key(key)));
     }
 
     fn commit_backends(&mut self, desired: &DesiredService, new: &BTreeMap<BackendKey, u32>) -> Vec<Operation> {

@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::service::{FrontendKey, backend_state, frontend_parts, row_parts, scope};
+use diolkos_abi::service::{FrontendKey, backend_state, frontend_parts, member_parts, row_parts, scope};
 
 use super::*;
 use crate::dataplane::Dataplane;
 use crate::dataplane::execute::{Outcome, execute};
 use crate::dataplane::model::Model;
-use crate::desired::{DesiredNode, DesiredPort};
+use crate::desired::{DesiredNode, DesiredPort, Family, PortKey};
 
 const SMALL: Capacities = Capacities {
-    frontends: 24,
+    frontends: 32,
     services: 16,
     slots: 256,
     backends: 128,
@@ -42,7 +42,7 @@ fn frontend(address: u8, port: u16) -> FrontendKey {
 }
 
 fn backend(n: u8) -> BackendKey {
-    BackendKey { address: v4_mapped([10, 244, 0, n]), port: 8080 }
+    BackendKey { address: v4_mapped([10, 244, 0, n]), port: 8080, protocol: protocol::TCP }
 }
 
 /// A Service port with these backends; every third backend runs on node `n0`, every third on `n1`.
@@ -50,27 +50,46 @@ fn port(address: u8, port: u16, backends: impl IntoIterator<Item = u8>) -> (Port
     let node = |n: u8| (n % 3 < 2).then(|| Arc::from(format!("n{}", n % 3)));
     let row = backends.into_iter().map(|n| (backend(n), node(n))).collect();
     let desired = DesiredPort { frontends: vec![frontend(address, port)], row, ..DesiredPort::default() };
-    (PortKey { port, protocol: protocol::TCP }, desired)
+    (port_key(port), desired)
 }
 
+fn port_key(port: u16) -> PortKey {
+    PortKey { port, protocol: protocol::TCP, family: Family::V4 }
+}
+
+/// A Service with the addresses of its ports.
 fn service(ports: impl IntoIterator<Item = (PortKey, DesiredPort)>) -> DesiredService {
-    DesiredService { ports: ports.into_iter().collect() }
+    let mut service = DesiredService { ports: ports.into_iter().collect(), ..DesiredService::default() };
+    service.addresses = service.ports.values().flat_map(|port| &port.frontends).map(|key| key.address).collect();
+    service
 }
 
 fn node(n: u8) -> (Arc<str>, DesiredNode) {
     let node = Node { tunnel_v4: [192, 0, 2, n], mac: [2, 0, 0, 0, 0, n], mtu: 1450, ..Node::default() };
-    (Arc::from(format!("n{n}")), DesiredNode { node, prefix: v4_mapped([10, 244, n, 0]) })
+    let pod_cidrs = [format!("10.244.{n}.0/24"), format!("fd44:0:0:{n}::/64")].map(|cidr| cidr.parse().unwrap());
+    (Arc::from(format!("n{n}")), DesiredNode { node, pod_cidrs: pod_cidrs.into() })
 }
 
 /// What clients reach, without ids: frontend to backends, each with the tunnel of its node.
 type Reachable = BTreeMap<(Ipv4Addr, u16), BTreeSet<(BackendKey, [u8; 4])>>;
 
-/// What a client meets at this moment. Fails when a frontend leads to anything but backends that are alive.
+/// What a client meets at this moment. Fails when a frontend leads to anything but backends that are alive, when its
+/// address has no marker, or when a backend of a service with affinity is no member.
 fn reachable(model: &mut Model) -> Reachable {
     let found = model.adopt().unwrap();
     let nodes: BTreeMap<u32, Node> = found.nodes.iter().copied().collect();
+    let members: BTreeMap<(u32, u32), u64> =
+        found.members.iter().map(|(key, word)| ((key.service, key.backend), *word)).collect();
+    let affinities: BTreeMap<u32, u32> = found.affinities.iter().copied().collect();
+    let markers: BTreeSet<_> =
+        found.frontends.iter().filter(|(key, word)| *word == marker_word(key)).map(|(key, _)| key.address).collect();
     let mut reachable = Reachable::new();
     for (key, word) in &found.frontends {
+        if is_marker(key) {
+            assert!(markers.contains(&key.address), "the marker {key:?} has a wrong word");
+            continue;
+        }
+        assert!(markers.contains(&key.address), "{key:?} is served but its address has no marker");
         let (service, tag, flags) = frontend_parts(*word);
         assert_eq!((tag, flags), (key.tag(), 0), "{key:?} has the tag of another key");
         let word = model.row(service);
@@ -85,8 +104,13 @@ fn reachable(model: &mut Model) -> Reachable {
                 backend_state::ALIVE,
                 "slot {slot} of {key:?} leads to backend {id}: {backend:?}"
             );
+            if affinities.contains_key(&service) {
+                let (generation, _) = member_parts(members.get(&(service, id)).copied().unwrap_or_default());
+                assert_eq!(generation, backend.generation, "backend {id} of service {service} is no member");
+            }
             let tunnel = nodes.get(&backend.node).map(|node| node.tunnel_v4).unwrap_or_default();
-            backends.insert((BackendKey { address: backend.address, port: u16::from_be_bytes(backend.port) }, tunnel));
+            let port = u16::from_be_bytes(backend.port);
+            backends.insert((BackendKey { address: backend.address, port, protocol: backend.protocol }, tunnel));
         }
         assert_eq!(backends.len(), count as usize, "a row of {key:?} names a backend twice");
         let [.., a, b, c, d] = key.address;
@@ -164,6 +188,21 @@ impl World {
         }
         self.writes += steps.len();
     }
+}
+
+/// The members and markers that shall be, beside what clients reach: nothing more may be left in the maps.
+fn furniture(model: &mut Model) -> (usize, usize, BTreeSet<u32>) {
+    let found = model.adopt().unwrap();
+    let markers = found.frontends.iter().filter(|(key, _)| is_marker(key)).count();
+    (found.members.len(), markers, found.affinities.iter().map(|(_, ticks)| *ticks).collect())
+}
+
+fn wanted_furniture(services: &Services) -> (usize, usize, BTreeSet<u32>) {
+    let sticky = services.values().filter(|service| service.affinity != 0);
+    let members = sticky.clone().flat_map(|service| service.ports.values()).map(|port| port.row.len()).sum();
+    let markers = services.values().map(|service| service.addresses.len()).sum();
+    let affinities = sticky.filter(|service| !service.ports.is_empty()).map(|service| service.affinity);
+    (members, markers, affinities.collect())
 }
 
 /// What clients shall reach.

@@ -8,6 +8,7 @@ fn cluster() -> (Services, BTreeMap<Arc<str>, DesiredNode>) {
     let services = [
         (service_name(0), service([port(0, 80, [1, 2, 3]), port(0, 443, [1])])),
         (service_name(1), service([port(1, 80, [])])),
+        (service_name(2), DesiredService { affinity: 9, ..service([port(2, 80, [1, 4])]) }),
     ];
     (services.into(), [node(0), node(1)].into())
 }
@@ -84,7 +85,7 @@ fn a_freed_backend_id_comes_back_with_a_higher_generation_even_after_a_restart()
     let mut world = World::new(one);
     world.start(&services(1), &BTreeMap::new());
     let mut name = service([port(0, 80, [])]);
-    name.ports.get_mut(&PortKey { port: 80, protocol: protocol::TCP }).unwrap().draining.insert(backend(1), true);
+    name.ports.get_mut(&port_key(80)).unwrap().draining.insert(backend(1), true);
     world.change(&[(&service_name(0), Some(&name))]);
     assert_eq!(world.model.backend(1).state, backend_state::ALIVE, "a draining backend stays alive");
     let none = service([port(0, 80, [])]);

@@ -1,5 +1,6 @@
 //! Random histories.
 
+use diolkos_abi::service::MemberKey;
 use proptest::prelude::*;
 
 use super::*;
@@ -13,6 +14,7 @@ enum Event {
     /// A Service is there with these ports; some backends drain, of those some terminate.
     Set {
         service: u8,
+        affinity: u32,
         ports: Vec<(u16, BTreeSet<u8>, BTreeSet<u8>)>,
     },
     Remove {
@@ -44,7 +46,8 @@ fn event() -> impl Strategy<Value = Event> {
     let backends = || prop::collection::btree_set(0u8..12, 0..6);
     let ports = prop::collection::vec((prop::sample::select(vec![80u16, 443]), backends(), backends()), 1..3);
     prop_oneof![
-        8 => (0u8..5, ports).prop_map(|(service, ports)| Event::Set { service, ports }),
+        8 => (0u8..5, prop::sample::select(vec![0, 0, 7, 9]), ports)
+            .prop_map(|(service, affinity, ports)| Event::Set { service, affinity, ports }),
         2 => (0u8..5).prop_map(|service| Event::Remove { service }),
         1 => (0u8..5, 0u8..5).prop_map(|(one, other)| Event::Swap { one, other }),
         1 => prop::collection::btree_set(0u8..3, 0..3).prop_map(|present| Event::Nodes { present }),
@@ -66,14 +69,14 @@ impl Cluster {
     /// Takes an event in and says which Services it concerns.
     fn apply(&mut self, event: &Event) -> Vec<u8> {
         match event {
-            Event::Set { service: n, ports } => {
+            Event::Set { service: n, affinity, ports } => {
                 let address = *self.addresses.entry(*n).or_insert(*n);
                 let ports = ports.iter().map(|(number, row, draining)| {
                     let (key, mut desired) = port(address, *number, row.iter().copied());
                     desired.draining = draining.difference(row).map(|n| (backend(*n), n % 2 == 0)).collect();
                     (key, desired)
                 });
-                self.services.insert(service_name(*n), service(ports));
+                self.services.insert(service_name(*n), DesiredService { affinity: *affinity, ..service(ports) });
                 vec![*n]
             }
             Event::Remove { service } => {
@@ -85,9 +88,11 @@ impl Cluster {
                 let b = self.addresses.get(other).copied().unwrap_or(*other);
                 self.addresses.extend([(*one, b), (*other, a)]);
                 for (n, address) in [(one, b), (other, a)] {
-                    for (key, port) in self.services.get_mut(&service_name(*n)).iter_mut().flat_map(|s| &mut s.ports) {
+                    let Some(service) = self.services.get_mut(&service_name(*n)) else { continue };
+                    for (key, port) in &mut service.ports {
                         port.frontends = vec![frontend(address, key.port)];
                     }
+                    service.addresses = [frontend(address, 0).address].into();
                 }
                 vec![*one, *other]
             }
@@ -126,6 +131,7 @@ fn play(events: &[Event]) {
         }
         world.tidy();
         assert_eq!(reachable(&mut world.model), wanted(&cluster.services, &cluster.nodes));
+        assert_eq!(furniture(&mut world.model), wanted_furniture(&cluster.services));
     }
     compare_with_a_fresh_agent(&mut world, &cluster);
     tear_down(world, &cluster);
@@ -137,6 +143,10 @@ fn drift(world: &mut World, n: u8, id: u8) {
     world.model.remove_frontends(&[frontend(n, 80)]).unwrap();
     world.model.insert_frontends(&[(frontend(200 + n, 1), 99)]).unwrap();
     world.model.set_backend(u32::from(id), &Backend::default()).unwrap();
+    let member = MemberKey { service: u32::from(id), backend: u32::from(id) };
+    world.model.insert_members(&[(member, 7)]).unwrap();
+    world.model.remove_frontends(&[marker(frontend(n, 0).address)]).unwrap();
+    world.model.set_affinity(u32::from(id), 3).unwrap();
     let drifted = world.model.adopt().unwrap();
     // Clients do meet what someone else broke, so these steps are not checked one by one.
     let steps = world.planner.repair(&drifted, world.now);
@@ -170,6 +180,8 @@ fn tear_down(mut world: World, cluster: &Cluster) {
     }
     let left = world.model.adopt().unwrap();
     assert_eq!((left.frontends, left.nodes, left.routes), (vec![], vec![], vec![]));
+    assert_eq!((left.members, left.affinities), (vec![], vec![]));
+    assert_eq!(world.planner.members, 0);
     assert!(left.backends.iter().all(|(_, backend)| backend.state == backend_state::FREE), "{:?}", left.backends);
     assert!(left.rows.iter().all(|(_, word)| *word == RETIRED_ROW), "{:?}", left.rows);
     // All ids and slots can be had again.
