@@ -1,10 +1,11 @@
 //! The choice of a backend.
 
-use diolkos_abi::address::v4_of;
+use diolkos_abi::address::address_words;
 use diolkos_abi::conntrack::backend_parts;
 use diolkos_abi::counter::DropReason;
 use diolkos_abi::service::{Backend, SLOTS_PER_SERVICE, backend_state, row_parts, slot_of};
 
+use crate::family::Words;
 use crate::tables::Tables;
 
 /// How many slots of a row are tried before a connection is refused: each costs a few lookups, and a backend that is
@@ -25,7 +26,7 @@ pub(crate) struct Candidates {
 pub(crate) struct Choice {
     pub(crate) id: u32,
     pub(crate) generation: u32,
-    pub(crate) address: [u8; 4],
+    pub(crate) address: Words,
     pub(crate) port: [u8; 2],
     /// See [`Backend::node`].
     pub(crate) node: u32,
@@ -78,7 +79,7 @@ impl Choice {
         Self {
             id,
             generation: backend.generation,
-            address: v4_of(&backend.address),
+            address: address_words(&backend.address),
             port: backend.port,
             node: backend.node,
         }

@@ -1,51 +1,95 @@
 //! Connections through a service on the packet path.
 
-use diolkos_abi::address::{protocol, v4_mapped, v4_of};
+use diolkos_abi::address::{address_words, from_words, protocol};
+use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
 use diolkos_abi::counter::DropReason;
+use diolkos_abi::service::slot_of;
 
 use crate::balance::{self, Candidates, Choice};
-use crate::headers::{Ipv4, Tcp};
+use crate::deliver::Way;
+use crate::family::equal;
+use crate::headers::{Ip, Transport, ports};
 use crate::lookup;
-use crate::tables::{Insert, InsertError, Tables};
+use crate::rewrite::Ends;
+use crate::tables::{Insert, InsertError, Scratch, Step, Tables};
 
 /// A connection without a packet for longer than this was idle, in the unit of [`Flow::seen`] (a second at 250 Hz).
 const IDLE: u32 = 1;
+/// How many source ports are tried for a client whose own port is taken on every backend.
+const PORT_TRIES: u32 = 4;
 
-/// What conntrack knows of a segment.
-pub(crate) enum Known {
-    /// Of a client to a service: to this backend.
-    Forward(Choice),
-    /// Of a backend to its client: from the address and port the client dialled.
-    Reply { address: [u8; 4], port: [u8; 2] },
-}
-
-/// The tuple of a segment as it stands on the wire.
+/// The tuple of a packet as it stands on the wire.
 #[inline(always)]
-pub(crate) fn tuple(ip: &Ipv4, tcp: Tcp) -> Tuple {
+pub(crate) fn tuple(ip: &Ip) -> Tuple {
     Tuple {
-        source: v4_mapped(ip.source),
-        destination: v4_mapped(ip.destination),
-        source_port: tcp.source_port(),
-        destination_port: tcp.destination_port(),
-        protocol: protocol::TCP,
+        source: from_words(ip.source),
+        destination: from_words(ip.destination),
+        source_port: ip.transport.source_port(),
+        destination_port: ip.transport.destination_port(),
+        protocol: ip.protocol,
         direction: direction::WIRE,
         zone: 0,
     }
 }
 
-/// Looks a segment up that does not open a connection. A flow whose backend is gone is not known any more.
+/// Looks a packet up that does not open a connection, and says what its ends become and what is known of the way there;
+/// `false` for one that is not known. A datagram of a flow whose backend
+/// is gone is not known any more, and finds another one; a TCP connection cannot move.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<Known> {
-    let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
+pub(crate) fn find<T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    ip: &Ip,
+    scratch: &mut Scratch,
+) -> Result<bool, DropReason> {
+    let transport = &ip.transport;
+    let tag = scratch.tuple.hash();
+    let Some(flow) = lookup::flow(config, tables, &scratch.tuple, tag, passing(ip)) else { return Ok(false) };
     if flow.flags & flow_flags::REVERSE != 0 {
-        return Some(Known::Reply { address: v4_of(&flow.source), port: flow.source_port });
+        replied(transport, &flow, &mut scratch.ends);
+        return Ok(true);
     }
-    let choice = balance::current(tables, flow.backend)?;
+    let Some(choice) = balance::current(tables, flow.backend) else {
+        return if ip.protocol == protocol::TCP { Err(DropReason::BackendGone) } else { Ok(false) };
+    };
     if tables.now().wrapping_sub(flow.seen) > IDLE {
-        keep_reply(tables, tuple, flow.backend, flow.service);
+        scratch.step = Step::KeepReply;
     }
-    Some(Known::Forward(choice))
+    let mut port = transport.source_port();
+    if flow.flags & flow_flags::SOURCE != 0 {
+        scratch.ends.source = address_words(&flow.source);
+        port = flow.source_port;
+    }
+    scratch.ends.destination = choice.address;
+    scratch.ends.ports = ports(port, choice.port);
+    scratch.way = Way(choice.node);
+    Ok(true)
+}
+
+/// [`find`] where only replies are translated; `false` for everything else.
+#[inline(always)]
+pub(crate) fn find_reply<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, ends: &mut Ends) -> bool {
+    let tuple = tuple(ip);
+    match lookup::flow(config, tables, &tuple, tuple.hash(), passing(ip)) {
+        Some(flow) if flow.flags & flow_flags::REVERSE != 0 => {
+            replied(&ip.transport, &flow, ends);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The ends of a backend's packet once it is on its way to the client.
+#[inline(always)]
+fn replied(transport: &Transport, flow: &Flow, ends: &mut Ends) {
+    let mut port = transport.destination_port();
+    if flow.flags & flow_flags::DESTINATION != 0 {
+        ends.destination = address_words(&flow.destination);
+        port = flow.destination_port;
+    }
+    ends.source = address_words(&flow.source);
+    ends.ports = ports(flow.source_port, port);
 }
 
 /// Sees to it that replies are translated as long as the connection is: a full conntrack may have forgotten the reply
@@ -54,72 +98,104 @@ pub(crate) fn find<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option
 ///
 /// A subprogram for the same reason as [`open`].
 #[inline(never)]
-fn keep_reply<T: Tables>(tables: &mut T, tuple: &Tuple, backend: u64, service: u32) {
-    let Some(choice) = balance::current(tables, backend) else { return };
-    let mut key = tuple.reversed();
-    key.source = v4_mapped(choice.address);
-    key.source_port = choice.port;
-    let tag = hash(&key);
-    if lookup::flow(tables, &key, tag, 0).is_some() {
-        return;
+pub(crate) fn keep_reply<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) {
+    let Some(flow) = lookup::flow(config, tables, &scratch.tuple, hash(&scratch.tuple), 0) else { return };
+    let Some(choice) = balance::current(tables, flow.backend) else { return };
+    prepare(scratch, flow.service, &choice, scratch.tuple.source_port);
+    if flow.flags & flow_flags::SOURCE != 0 {
+        scratch.key.destination = flow.source;
+        scratch.key.destination_port = flow.source_port;
+        changed(scratch);
     }
-    let reply = Flow {
-        backend,
-        tag,
-        service,
-        flags: flow_flags::REVERSE | flow_flags::SOURCE,
-        source_port: tuple.destination_port,
-        seen: tables.now(),
-        source: tuple.destination,
-        ..Flow::default()
-    };
-    // When another flow took the tuple meanwhile, or there is no room, the next packets try again.
-    let _ = tables.insert_flow(&key, &reply, Insert::IfAbsent);
+    scratch.flow.tag = hash(&scratch.key);
+    scratch.flow.seen = tables.now();
+    if lookup::flow(config, tables, &scratch.key, scratch.flow.tag, 0).is_none() {
+        // When another flow took the tuple meanwhile, or there is no room, the next packets try again.
+        let _ = tables.insert_flow(&scratch.key, &scratch.flow, Insert::IfAbsent);
+    }
 }
 
-/// [`find`] where only replies are translated.
-#[inline(always)]
-pub(crate) fn find_reply<T: Tables>(tables: &mut T, tuple: &Tuple, tcp: Tcp) -> Option<([u8; 4], [u8; 2])> {
-    let flow = lookup::flow(tables, tuple, tuple.hash(), closing(tcp))?;
-    (flow.flags & flow_flags::REVERSE != 0).then(|| (v4_of(&flow.source), flow.source_port))
-}
-
-/// Chooses a backend for a connection to `service` and records both directions, replies first: a backend's answer
-/// never meets a table that does not know it.
+/// Chooses a backend for a connection to the service in the scratch and records both directions. Says what the ends of
+/// its first packet become, and what is known of the way there.
 ///
 /// A function of its own, and so a BPF subprogram with a stack of its own: it is the path of a connection's first
 /// packet only.
 #[inline(never)]
-pub(crate) fn open<T: Tables>(tables: &mut T, tuple: &Tuple, service: u32) -> Result<Choice, DropReason> {
-    let mut candidates = Candidates::of(tables, service, hash(tuple))?;
+pub(crate) fn open<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let service = scratch.service;
+    let mut candidates = Candidates::of(tables, service, hash(&scratch.tuple))?;
     let mut refusal = DropReason::NoEndpoints;
-    let mut key = tuple.reversed();
-    let mut reply = Flow {
+    while let Some(choice) = candidates.next(tables)? {
+        prepare(scratch, service, &choice, scratch.tuple.source_port);
+        match record(config, tables, scratch) {
+            Ok(()) => {
+                scratch.way = Way(choice.node);
+                return Ok(());
+            }
+            Err(DropReason::FlowCollision) => refusal = DropReason::FlowCollision,
+            Err(reason) => return Err(reason),
+        }
+    }
+    Err(refusal)
+}
+
+/// [`open`] where the client's own port is taken on every backend that was tried.
+#[inline(never)]
+pub(crate) fn open_from_another_port<T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let (hash, service) = (hash(&scratch.tuple), scratch.service);
+    let choice = Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?;
+    let mut tries = 0;
+    while tries < PORT_TRIES {
+        let port = slot_of(hash.rotate_left(tries * 8), config.ports_first.into(), config.ports_count.into()) as u16;
+        prepare(scratch, service, &choice, port.to_be_bytes());
+        match record(config, tables, scratch) {
+            Ok(()) => {
+                scratch.way = Way(choice.node);
+                return Ok(());
+            }
+            Err(DropReason::FlowCollision) => tries += 1,
+            Err(reason) => return Err(reason),
+        }
+    }
+    Err(DropReason::PortsExhausted)
+}
+
+/// The entry for replies, but its tag and time, of a connection that reaches the backend from `port`.
+#[inline(always)]
+fn prepare(scratch: &mut Scratch, service: u32, choice: &Choice, port: [u8; 2]) {
+    let tuple = &scratch.tuple;
+    // A pod that is its own backend would answer itself, past the translation: it meets the service as its client.
+    let hairpin = equal(&choice.address, &address_words(&tuple.source));
+    scratch.key = Tuple {
+        source: from_words(choice.address),
+        source_port: choice.port,
+        destination: if hairpin { tuple.destination } else { tuple.source },
+        destination_port: port,
+        ..*tuple
+    };
+    scratch.flow = Flow {
+        backend: backend_word(choice.id, choice.generation),
         service,
         flags: flow_flags::REVERSE | flow_flags::SOURCE,
         source_port: tuple.destination_port,
-        seen: tables.now(),
         source: tuple.destination,
         ..Flow::default()
     };
-    while let Some(choice) = candidates.next(tables)? {
-        key.source = v4_mapped(choice.address);
-        key.source_port = choice.port;
-        reply.tag = hash(&key);
-        reply.backend = backend_word(choice.id, choice.generation);
-        if record_reply(tables, tuple, &key, &reply)? {
-            // The forward entry takes the place of the reply entry: the stack is small. Without it the next packet
-            // chooses again, by the same hash from the same row.
-            reply.tag = hash(tuple);
-            reply.flags = 0;
-            reply.source_port = [0; 2];
-            reply.source = [0; 16];
-            let _ = tables.insert_flow(tuple, &reply, Insert::Replace);
-            return Ok(choice);
-        }
-        refusal = DropReason::FlowCollision;
+    if hairpin || port != tuple.source_port {
+        changed(scratch);
     }
-    Err(refusal)
+}
+
+/// The connection reaches the backend from another end than its own: replies get that back.
+#[inline(always)]
+fn changed(scratch: &mut Scratch) {
+    scratch.flow.flags |= flow_flags::DESTINATION;
+    scratch.flow.destination = scratch.tuple.source;
+    scratch.flow.destination_port = scratch.tuple.source_port;
 }
 
 /// Makes way for a connection that is not translated: what one through a service left under the tuple of its replies
@@ -127,16 +203,16 @@ pub(crate) fn open<T: Tables>(tables: &mut T, tuple: &Tuple, service: u32) -> Re
 ///
 /// A subprogram for the same reason as [`open`].
 #[inline(never)]
-pub(crate) fn make_way<T: Tables>(tables: &mut T, tuple: &Tuple) -> Result<(), DropReason> {
-    let key = tuple.reversed();
-    let Some(reply) = lookup::flow(tables, &key, hash(&key), 0) else { return Ok(()) };
+pub(crate) fn make_way<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    scratch.key = scratch.tuple.reversed();
+    let Some(reply) = lookup::flow(config, tables, &scratch.key, hash(&scratch.key), 0) else { return Ok(()) };
     if reply.flags & flow_flags::REVERSE == 0 {
         return Ok(());
     }
-    if is_live(tables, tuple, &reply) {
+    if is_live(config, tables, scratch, &reply) {
         return Err(DropReason::FlowCollision);
     }
-    tables.remove_flow(&key);
+    tables.remove_flow(&scratch.key);
     Ok(())
 }
 
@@ -146,51 +222,88 @@ fn hash(tuple: &Tuple) -> u32 {
     tuple.hash()
 }
 
-/// Records how replies are translated; `false` when another live connection owns their tuple.
+/// Records a connection, replies first: a backend's answer never meets a table that does not know it. Another live
+/// connection that owns the tuple of the replies is a [`DropReason::FlowCollision`].
+#[inline(never)]
+fn record<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    scratch.flow.tag = hash(&scratch.key);
+    scratch.flow.seen = tables.now();
+    record_reply(config, tables, scratch)?;
+    // Without the forward entry the next packet chooses again, by the same hash from the same row.
+    let (key, flow) = (&scratch.key, &mut scratch.flow);
+    let changed = flow.flags & flow_flags::DESTINATION != 0;
+    flow.tag = hash(&scratch.tuple);
+    flow.flags = if changed { flow_flags::SOURCE } else { 0 };
+    flow.source = if changed { key.destination } else { [0; 16] };
+    flow.source_port = if changed { key.destination_port } else { [0; 2] };
+    flow.destination = [0; 16];
+    flow.destination_port = [0; 2];
+    let _ = tables.insert_flow(&scratch.tuple, flow, Insert::Replace);
+    // The ends of a client's packet on its way to the backend are those of the replies, reversed.
+    scratch.ends = Ends {
+        source: address_words(&key.destination),
+        destination: address_words(&key.source),
+        ports: ports(key.destination_port, key.source_port),
+    };
+    Ok(())
+}
+
+/// Records how replies are translated.
 #[inline(always)]
-fn record_reply<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, reply: &Flow) -> Result<bool, DropReason> {
-    match tables.insert_flow(key, reply, Insert::IfAbsent) {
-        Ok(()) => return Ok(true),
+fn record_reply<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    match tables.insert_flow(&scratch.key, &scratch.flow, Insert::IfAbsent) {
+        Ok(()) => return Ok(()),
         Err(InsertError::Full) => return Err(DropReason::ConntrackFull),
         Err(InsertError::Exists) => {}
     }
-    if belongs_to_another(tables, tuple, key, reply.tag) {
-        return Ok(false);
+    if belongs_to_another(config, tables, scratch) {
+        return Err(DropReason::FlowCollision);
     }
-    match tables.insert_flow(key, reply, Insert::Replace) {
-        Ok(()) => Ok(true),
-        Err(_) => Err(DropReason::ConntrackFull),
-    }
+    tables.insert_flow(&scratch.key, &scratch.flow, Insert::Replace).map_err(|_| DropReason::ConntrackFull)
 }
 
-/// Whether the entry under the reply tuple `key` is that of a live connection other than `tuple`.
+/// Whether the entry under the key is that of a live connection other than the one at hand.
 #[inline(always)]
-fn belongs_to_another<T: Tables>(tables: &mut T, tuple: &Tuple, key: &Tuple, tag: u32) -> bool {
-    match lookup::flow(tables, key, tag, 0) {
-        Some(other) if other.source == tuple.destination && other.source_port == tuple.destination_port => false,
-        Some(other) => is_live(tables, tuple, &other),
-        None => false,
-    }
+fn belongs_to_another<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> bool {
+    let Some(other) = lookup::flow(config, tables, &scratch.key, scratch.flow.tag, 0) else { return false };
+    let own = &scratch.flow;
+    let same = equal(&address_words(&other.source), &address_words(&own.source))
+        && other.source_port == own.source_port
+        && equal(&address_words(&other.destination), &address_words(&own.destination))
+        && other.destination_port == own.destination_port;
+    !same && is_live(config, tables, scratch, &other)
 }
 
-/// Whether the connection of a reply entry can still carry data: its backend is the same, neither side has reset it,
-/// and not both have closed it. `tuple` is a connection of the same client address and port.
+/// Whether the connection of the entry for replies under the key can still carry data: its backend is the same, neither
+/// side has reset it, and not both have closed it.
 #[inline(always)]
-fn is_live<T: Tables>(tables: &mut T, tuple: &Tuple, reply: &Flow) -> bool {
+fn is_live<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, reply: &Flow) -> bool {
     if reply.flags & flow_flags::RST != 0 || balance::current(tables, reply.backend).is_none() {
         return false;
     }
-    let forward = Tuple { destination: reply.source, destination_port: reply.source_port, ..*tuple };
-    match lookup::flow(tables, &forward, hash(&forward), 0) {
+    let changed = reply.flags & flow_flags::DESTINATION != 0;
+    scratch.other = Tuple {
+        source: if changed { reply.destination } else { scratch.key.destination },
+        source_port: if changed { reply.destination_port } else { scratch.key.destination_port },
+        destination: reply.source,
+        destination_port: reply.source_port,
+        ..scratch.key
+    };
+    match lookup::flow(config, tables, &scratch.other, hash(&scratch.other), 0) {
         Some(forward) => forward.flags & flow_flags::RST == 0 && forward.flags & reply.flags & flow_flags::FIN == 0,
         None => true,
     }
 }
 
-/// What a segment says about the end of its direction.
+/// What a packet says about its direction of a connection.
 #[inline(always)]
-fn closing(tcp: Tcp) -> u16 {
-    let fin = if tcp.fin() { flow_flags::FIN } else { 0 };
-    let rst = if tcp.rst() { flow_flags::RST } else { 0 };
-    fin | rst
+fn passing(ip: &Ip) -> u16 {
+    if ip.protocol != protocol::TCP {
+        return 0;
+    }
+    let transport = &ip.transport;
+    let fin = if transport.fin() { flow_flags::FIN } else { 0 };
+    let rst = if transport.rst() { flow_flags::RST } else { 0 };
+    let confirmed = if transport.opens() { 0 } else { flow_flags::CONFIRMED };
+    fin | rst | confirmed
 }

@@ -1,89 +1,145 @@
 //! The last step of a packet: to a pod of this node, into the overlay, or to the stack.
 
-use diolkos_abi::config::Config;
+use diolkos_abi::address::{address_words, v4_mapped};
+use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
 use diolkos_abi::counter::{DropReason, Verdict};
-use diolkos_abi::pod::Node;
+use diolkos_abi::pod::{Endpoint, Node};
 
-use crate::headers::Ipv4;
-use crate::lookup::{self, masked};
+use crate::Address;
+use crate::family::{self, Words, equal, is_own, narrowed};
+use crate::headers::Ip;
+use crate::lookup;
 use crate::packet::Packet;
-use crate::rewrite;
-use crate::tables::Tables;
+use crate::rewrite::{self, Ends};
+use crate::tables::{Scratch, Tables};
 
-/// What is known of the way to a destination outside this node's pod CIDR.
-#[derive(Clone, Copy)]
-pub(crate) enum Way {
-    /// Nothing: look it up.
-    Unknown,
-    /// Through the tunnel of this node id.
-    Node(u32),
+/// What is known of the way to a destination outside this node's pod CIDR: a node id, or one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way(pub(crate) u32);
+
+impl Way {
+    /// Nothing: look it up. Also the node id of a backend of which none is known ([`crate::balance::Choice::node`]).
+    pub(crate) const UNKNOWN: Self = Self(0);
     /// No pod: the host's stack knows the way.
-    Stack,
+    pub(crate) const STACK: Self = Self(u32::MAX);
 }
 
-/// The address lies in this node's pod CIDR.
-#[inline(always)]
-pub(crate) fn is_own(config: &Config, v4: [u8; 4]) -> bool {
-    masked(v4, config.route_mask_v4) == config.pod_cidr_v4
-}
-
-/// Hands a packet to a pod of this node, or to the stack when it is for the node itself. `ip.destination` lies in
-/// this node's pod CIDR. The one place where the pod network lowers the hop limit.
-#[inline(always)]
-pub(crate) fn to_own<P: Packet, T: Tables>(
+/// Sends the packet in the scratch to its new ends, or refuses it as it came.
+#[inline(never)]
+pub(crate) fn deliver<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
-    ip: &Ipv4,
+    scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
-    if ip.destination == config.gateway_v4 {
-        packet.accept();
-        return Ok(Verdict::Stack);
+    if is_own::<V6>(config, &narrowed::<V6>(&scratch.ends.destination)) {
+        to_own::<V6, P, T>(config, packet, tables, &mut scratch.ip, &scratch.ends)
+    } else {
+        to_others::<V6, P, T>(config, packet, tables, scratch)
     }
-    let pod = lookup::endpoint(tables, ip.destination).ok_or(DropReason::NoSuchPod)?;
-    rewrite::decrement_hop_limit(packet, ip)?;
+}
+
+/// Sends a packet to its new ends, of which the destination lies in this node's pod CIDR: to a pod, or to the stack when
+/// it is for the node itself. The one place where the pod network lowers the hop limit.
+#[inline(always)]
+pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    ip: &mut Ip,
+    ends: &Ends,
+) -> Result<Verdict, DropReason> {
+    let destination = narrowed::<V6>(&ends.destination);
+    if equal(&destination, &family::gateway::<V6>(config)) {
+        return to_host::<V6, P>(packet, ip, ends);
+    }
+    let pod = lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
+    if ip.hop_limit::<V6>() <= 1 {
+        return Err(DropReason::HopLimit);
+    }
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    rewrite::decrement_hop_limit::<V6, P>(packet, ip)?;
     rewrite::macs(packet, &pod.mac, &pod.host_mac)?;
     packet.redirect_to_pod(pod.ifindex);
     Ok(Verdict::Pod)
 }
 
-/// Hands a packet of a pod to the overlay device, or to the stack when no tunnel leads to its destination.
+/// Sends a packet of a pod to its new ends: by the overlay device, or by the stack when no tunnel leads there.
 #[inline(always)]
-pub(crate) fn to_others<P: Packet, T: Tables>(
+fn to_others<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
-    ip: &Ipv4,
-    way: Way,
+    scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
-    if config.overlay_ifindex == 0 {
-        return Ok(Verdict::Stack);
+    let Scratch { ip, ends, way, .. } = scratch;
+    let destination = narrowed::<V6>(&ends.destination);
+    if config.overlay_ifindex == 0 || *way == Way::STACK {
+        return to_stack::<V6, P>(packet, ip, ends);
     }
-    let id = match way {
-        Way::Node(id) => id,
-        Way::Stack => return Ok(Verdict::Stack),
-        Way::Unknown => match lookup::route(config, tables, ip.destination) {
-            Some(id) => id,
-            None => return Ok(Verdict::Stack),
-        },
+    let id = match way.0 {
+        0 => lookup::route::<V6, T>(config, tables, &destination),
+        id => id,
     };
+    if id == 0 {
+        return to_stack::<V6, P>(packet, ip, ends);
+    }
     let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
     // A backend on the network of its host: it is no pod, and no tunnel leads to it.
-    if node.tunnel_v4 == ip.destination {
-        return Ok(Verdict::Stack);
+    if equal(&tunnel_end::<V6>(&node), &destination) {
+        return to_stack::<V6, P>(packet, ip, ends);
     }
-    encapsulate(config, packet, &node)?;
-    packet.set_mark(diolkos_abi::config::ENCAPSULATED_MARK);
+    set_tunnel(config, packet, &node)?;
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
+    packet.set_mark(ENCAPSULATED_MARK);
     packet.redirect(config.overlay_ifindex);
     Ok(Verdict::Overlay)
 }
 
-/// Addresses a packet to a node: inner MACs and tunnel key.
+/// Leaves a packet with its new ends to the host's routing.
+#[inline(always)]
+fn to_stack<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, ends: &Ends) -> Result<Verdict, DropReason> {
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    Ok(Verdict::Stack)
+}
+
+/// Leaves a packet for the node itself to its stack.
+#[inline(always)]
+fn to_host<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, ends: &Ends) -> Result<Verdict, DropReason> {
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    packet.accept();
+    Ok(Verdict::Stack)
+}
+
+/// Addresses a packet to a node: tunnel key and inner MACs.
 #[inline(always)]
 pub(crate) fn encapsulate<P: Packet>(config: &Config, packet: &mut P, node: &Node) -> Result<(), DropReason> {
-    if node.tunnel_v4 == [0; 4] {
-        return Err(DropReason::NoSuchNode);
+    set_tunnel(config, packet, node)?;
+    rewrite::macs(packet, &node.mac, &config.overlay_mac)
+}
+
+/// Sets the tunnel key.
+#[inline(always)]
+fn set_tunnel<P: Packet>(config: &Config, packet: &mut P, node: &Node) -> Result<(), DropReason> {
+    let remote = remote(node).ok_or(DropReason::NoSuchNode)?;
+    packet.set_tunnel(config.vni, &remote).ok_or(DropReason::NoTunnel)
+}
+
+/// The end of a node's tunnel.
+#[inline(always)]
+pub(crate) fn remote(node: &Node) -> Option<Address> {
+    if u32::from_ne_bytes(node.tunnel_v4) != 0 {
+        Some(v4_mapped(node.tunnel_v4))
+    } else if !equal(&address_words(&node.tunnel_v6), &[0; 4]) {
+        Some(node.tunnel_v6)
+    } else {
+        None
     }
-    rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
-    packet.set_tunnel(config.vni, node.tunnel_v4).ok_or(DropReason::NoTunnel)
+}
+
+/// A node's own address of one family.
+#[inline(always)]
+fn tunnel_end<const V6: bool>(node: &Node) -> Words {
+    if V6 { address_words(&node.tunnel_v6) } else { family::mapped(u32::from_ne_bytes(node.tunnel_v4)) }
 }

@@ -1,19 +1,22 @@
-//! The hooks of the packet path. Each is one sentence: parse, look up, decide, rewrite.
+//! The hooks of the packet path. Each is one sentence: parse, look up, decide, rewrite. Nothing is rewritten before the
+//! last refusal.
+//!
+//! A hook tells the families apart; what follows are BPF subprograms for each, with stacks of their own. They return one
+//! number, and no variant without content beside one that has some: the compiler would fill the gap with whatever stands
+//! in a register, and the verifier minds what that is.
 
-use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
-use diolkos_abi::conntrack::Tuple;
 use diolkos_abi::counter::{DropReason, Verdict};
-use diolkos_abi::pod::Source;
-use diolkos_abi::service::{FrontendKey, scope};
 
-use crate::connection::{self, Known};
-use crate::deliver::{self, Way, is_own};
-use crate::headers::{self, Ipv4, Tcp};
-use crate::lookup::{self, masked};
+use crate::connection;
+use crate::deliver::{self, Way};
+use crate::family::{is_own, is_service};
+use crate::headers::{self, Ip, Kind};
+use crate::lookup;
 use crate::packet::Packet;
-use crate::rewrite;
-use crate::tables::Tables;
+use crate::rewrite::{self, Ends};
+use crate::spoof;
+use crate::tables::{Scratch, Step, Tables};
 
 /// A pod of this node sends (tc ingress of the host's end of its veth pair).
 #[inline(always)]
@@ -22,16 +25,10 @@ pub fn from_container<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let Some(mut ip) = headers::parse(packet)? else { return Ok(Verdict::Untouched) };
-    check_source(packet, tables, &ip)?;
-    let way = match ip.tcp {
-        Some(tcp) => translate(config, packet, tables, &mut ip, tcp)?,
-        None => Way::Unknown,
-    };
-    if is_own(config, ip.destination) {
-        deliver::to_own(config, packet, tables, &ip)
-    } else {
-        deliver::to_others(config, packet, tables, &ip, way)
+    match headers::kind(packet)? {
+        Kind::V4 => sent::<false, P, T>(config, packet, tables),
+        Kind::V6 => sent::<true, P, T>(config, packet, tables),
+        Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
     }
 }
 
@@ -39,13 +36,15 @@ pub fn from_container<P: Packet, T: Tables>(
 /// on the host network come this way.
 #[inline(always)]
 pub fn to_container<P: Packet, T: Tables>(
-    _config: &Config,
+    config: &Config,
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let Some(mut ip) = headers::parse(packet)? else { return Ok(Verdict::Untouched) };
-    let Some(tcp) = ip.tcp else { return Ok(Verdict::Untouched) };
-    if translate_reply(packet, tables, &mut ip, tcp)? { Ok(Verdict::Translated) } else { Ok(Verdict::Untouched) }
+    match headers::kind(packet)? {
+        Kind::V4 => answered::<false, P, T>(config, packet, tables),
+        Kind::V6 => answered::<true, P, T>(config, packet, tables),
+        Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
+    }
 }
 
 /// Another node sends (tc ingress of the overlay device).
@@ -55,17 +54,11 @@ pub fn from_overlay<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let Some(mut ip) = headers::parse(packet)? else { return Ok(Verdict::Untouched) };
-    if packet.tunnel_vni().ok_or(DropReason::NoTunnel)? != config.vni {
-        return Err(DropReason::WrongVni);
+    match headers::kind(packet)? {
+        Kind::V4 => arrived::<false, P, T>(config, packet, tables),
+        Kind::V6 => arrived::<true, P, T>(config, packet, tables),
+        Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
     }
-    if !is_own(config, ip.destination) {
-        return Err(DropReason::NoSuchPod);
-    }
-    if let Some(tcp) = ip.tcp {
-        translate_reply(packet, tables, &mut ip, tcp)?;
-    }
-    deliver::to_own(config, packet, tables, &ip)
 }
 
 /// The overlay device sends (its tc egress): what a pod's hook has addressed already, and what the host's own sockets
@@ -80,101 +73,168 @@ pub fn to_overlay<P: Packet, T: Tables>(
         packet.set_mark(0);
         return Ok(Verdict::Encapsulated);
     }
-    let Some(ip) = headers::parse(packet)? else { return Ok(Verdict::Untouched) };
-    let id = lookup::route(config, tables, ip.destination).ok_or(DropReason::NoSuchNode)?;
-    let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
+    match headers::kind(packet)? {
+        Kind::V4 => routed::<false, P, T>(config, packet, tables),
+        Kind::V6 => routed::<true, P, T>(config, packet, tables),
+        Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
+    }
+}
+
+/// [`from_container`] of one family.
+#[inline(always)]
+fn sent<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    believe::<V6, P, T>(packet, tables, &mut scratch)?;
+    if scratch.ip.transport.known {
+        translate::<V6, T>(config, tables, &mut scratch)?;
+    }
+    match scratch.step {
+        Step::Deliver => {}
+        Step::Open => open(config, tables, &mut scratch)?,
+        Step::MakeWay => connection::make_way(config, tables, &mut scratch)?,
+        Step::KeepReply => connection::keep_reply(config, tables, &mut scratch),
+    }
+    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)
+}
+
+/// Reads a pod's packet, and believes it.
+#[inline(never)]
+fn believe<const V6: bool, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let ip = headers::parse::<V6, P>(packet)?;
+    spoof::check::<V6, P, T>(packet, tables, &ip)?;
+    scratch.ip = ip;
+    scratch.ends = Ends::of(&ip);
+    scratch.way = Way::UNKNOWN;
+    scratch.step = Step::Deliver;
+    Ok(())
+}
+
+/// [`to_container`] of one family.
+#[inline(never)]
+fn answered<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut ip = headers::parse::<V6, P>(packet)?;
+    let mut ends = Ends::of(&ip);
+    if reply::<T>(config, tables, &ip, &mut ends) {
+        rewrite::ends::<V6, P>(packet, &mut ip, &ends)?;
+        return Ok(Verdict::Translated);
+    }
+    Ok(Verdict::Untouched)
+}
+
+/// [`from_overlay`] of one family.
+#[inline(never)]
+fn arrived<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut ip = headers::parse::<V6, P>(packet)?;
+    let tunnel = packet.tunnel().ok_or(DropReason::NoTunnel)?;
+    if tunnel.vni != config.vni {
+        return Err(DropReason::WrongVni);
+    }
+    if !is_own::<V6>(config, &ip.destination) {
+        return Err(DropReason::NoSuchPod);
+    }
+    let mut ends = Ends::of(&ip);
+    reply::<T>(config, tables, &ip, &mut ends);
+    deliver::to_own::<V6, P, T>(config, packet, tables, &mut ip, &ends)
+}
+
+/// [`to_overlay`] of one family.
+#[inline(never)]
+fn routed<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let ip = headers::parse::<V6, P>(packet)?;
+    let id = lookup::route::<V6, T>(config, tables, &ip.destination);
+    let node = tables.node(id).filter(|_| id != 0).ok_or(DropReason::NoSuchNode)?;
     deliver::encapsulate(config, packet, &node)?;
     Ok(Verdict::Encapsulated)
 }
 
-/// A pod sends only from its own address.
-#[inline(always)]
-fn check_source<P: Packet, T: Tables>(packet: &P, tables: &mut T, ip: &Ipv4) -> Result<(), DropReason> {
-    let ifindex = packet.ingress_ifindex();
-    let v4 = u32::from_ne_bytes(ip.source);
-    if tables.source(ifindex).is_some_and(|source| source.ifindex == ifindex && source.v4 == v4) {
+/// Says what becomes of the ends of a pod's packet: known connections first, then services. Leaves in the scratch what is
+/// to be done before it goes.
+#[inline(never)]
+fn translate<const V6: bool, T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let ip = scratch.ip.narrowed::<V6>();
+    scratch.tuple = connection::tuple(&ip);
+    // A segment that opens a connection selects anew, whatever an earlier connection of the same tuple left behind.
+    if ip.transport.opens() {
+        scratch.step = Step::MakeWay;
+    } else if connection::find(config, tables, &ip, scratch)? {
         return Ok(());
     }
-    match lookup::endpoint(tables, ip.source) {
-        Some(pod) if pod.ifindex == ifindex => {
-            tables.remember_source(&Source { ifindex, v4, mac: pod.mac, ..Source::default() });
-            Ok(())
+    classify::<V6, T>(config, tables, &ip, scratch)
+}
+
+/// Opens a connection to a service, from another port where there are any and the client's own will not do.
+#[inline(always)]
+fn open<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    match connection::open(config, tables, scratch) {
+        Err(DropReason::FlowCollision) if config.ports_count != 0 => {
+            connection::open_from_another_port(config, tables, scratch)
         }
-        _ => Err(DropReason::SpoofedSource),
+        outcome => outcome,
     }
 }
 
-/// Translates a segment of a pod: known connections first, then services. Says what it learned of the way.
+/// Tells services from everything else, and says what it learned of the way. Pod addresses never are a frontend, so
+/// direct traffic between pods pays for no lookup here but the one of its route, which it needs anyway. Only the segment
+/// that opens a connection pays for one more ([`connection::make_way`]).
 #[inline(always)]
-fn translate<P: Packet, T: Tables>(
+fn classify<const V6: bool, T: Tables>(
     config: &Config,
-    packet: &mut P,
     tables: &mut T,
-    ip: &mut Ipv4,
-    tcp: Tcp,
-) -> Result<Way, DropReason> {
-    let tuple = connection::tuple(ip, tcp);
-    // A segment that opens a connection selects anew, whatever an earlier connection of the same tuple left behind.
-    let known = if tcp.opens() { None } else { connection::find(tables, &tuple, tcp) };
-    let choice = match known {
-        Some(Known::Reply { address, port }) => {
-            rewrite::source(packet, ip, tcp, address, port)?;
-            return Ok(Way::Unknown);
+    ip: &Ip,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let in_service_cidr = is_service::<V6>(config, &ip.destination);
+    if !in_service_cidr {
+        if is_own::<V6>(config, &ip.destination) {
+            return Ok(());
         }
-        Some(Known::Forward(choice)) => choice,
-        None => match service_of(config, tables, ip, &tuple)? {
-            Destination::Service(service) => connection::open(tables, &tuple, service)?,
-            Destination::Other(way) => {
-                if tcp.opens() {
-                    connection::make_way(tables, &tuple)?;
-                }
-                return Ok(way);
-            }
-        },
-    };
-    rewrite::destination(packet, ip, tcp, choice.address, choice.port)?;
-    Ok(if choice.node == 0 { Way::Unknown } else { Way::Node(choice.node) })
+        scratch.way = Way(lookup::route::<V6, T>(config, tables, &ip.destination));
+        if scratch.way != Way::UNKNOWN {
+            return Ok(());
+        }
+    }
+    scratch.service = lookup::service_at(tables, &ip.destination, ip.transport.destination_port(), ip.protocol);
+    scratch.way = Way::STACK;
+    match scratch.service {
+        0 if in_service_cidr => return Err(unserved(tables, ip)),
+        0 => {}
+        _ => scratch.step = Step::Open,
+    }
+    Ok(())
 }
 
-/// What a destination is.
-enum Destination {
-    Service(u32),
-    Other(Way),
-}
-
-/// Tells services from everything else. Pod addresses never are a frontend, so direct traffic between pods pays for
-/// no lookup here but the one of its route, which it needs anyway. Only the segment that opens a connection pays for one
-/// more ([`connection::make_way`]).
+/// Why nothing is at an address of the service CIDR.
 #[inline(always)]
-fn service_of<T: Tables>(config: &Config, tables: &mut T, ip: &Ipv4, tuple: &Tuple) -> Result<Destination, DropReason> {
-    if masked(ip.destination, config.service_mask_v4) != config.service_cidr_v4 {
-        if is_own(config, ip.destination) {
-            return Ok(Destination::Other(Way::Unknown));
-        }
-        if let Some(node) = lookup::route(config, tables, ip.destination) {
-            return Ok(Destination::Other(Way::Node(node)));
-        }
-    }
-    let key = FrontendKey::new(v4_mapped(ip.destination), tuple.destination_port, protocol::TCP, scope::CLUSTER);
-    Ok(match lookup::service(tables, &key) {
-        Some(service) => Destination::Service(service),
-        None => Destination::Other(Way::Stack),
-    })
+fn unserved<T: Tables>(tables: &mut T, ip: &Ip) -> DropReason {
+    if lookup::is_service_at(tables, &ip.destination) { DropReason::UnknownPort } else { DropReason::UnallocatedVip }
 }
 
-/// Gives the reply of a service's backend the source its client dialled; `false` for anything else.
+/// Says what the ends of a service's reply become, for its client to know it; `false` for anything else.
 #[inline(always)]
-fn translate_reply<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &mut T,
-    ip: &mut Ipv4,
-    tcp: Tcp,
-) -> Result<bool, DropReason> {
-    if tcp.opens() {
-        return Ok(false);
-    }
-    match connection::find_reply(tables, &connection::tuple(ip, tcp), tcp) {
-        Some((address, port)) => rewrite::source(packet, ip, tcp, address, port).map(|()| true),
-        None => Ok(false),
-    }
+fn reply<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, ends: &mut Ends) -> bool {
+    ip.transport.known && !ip.transport.opens() && connection::find_reply(config, tables, ip, ends)
 }

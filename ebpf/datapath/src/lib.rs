@@ -4,8 +4,8 @@
 //! maps and of a packet. A hook returns what became of the packet, or why it was refused; the caller turns that into
 //! the kernel's code and into one counter.
 //!
-//! Breadth: IPv4, and TCP through services. Other protocols travel between pods untranslated; other network protocols
-//! are left to the host's stack.
+//! Both families are one source: functions are generic over `V6`, and handle addresses as four words, an IPv4 one in its
+//! v4-mapped form. TCP and UDP go through services; other protocols travel between pods untranslated.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -13,12 +13,13 @@
 mod hooks;
 mod socket;
 
-mod deliver;
-
+mod spoof;
 mod connection;
 
 mod affinity;
 mod balance;
+
+mod deliver;
 
 mod lookup;
 
@@ -26,12 +27,16 @@ pub mod rewrite;
 
 mod headers;
 
+mod extension;
+
+mod family;
+
 mod packet;
 mod tables;
 
 pub use balance::CANDIDATES;
 pub use diolkos_abi::address::Address;
 pub use hooks::{from_container, from_overlay, to_container, to_overlay};
-pub use packet::{Change, Packet};
+pub use packet::{Change, Checksum, Packet, Tunnel};
 pub use socket::{Peer, connect, getpeername, recvmsg, sendmsg};
-pub use tables::{Insert, InsertError, Tables};
+pub use tables::{Insert, InsertError, Scratch, Tables, expired};

@@ -3,52 +3,66 @@
 //! The kernel reuses a freed hash element at once, so a reader can meet another key's value. Such a value has another
 //! tag: the lookup is made once more, and a second mismatch is a miss.
 
-use diolkos_abi::address::{self, Address, address_words, is_v4, v4_mapped, v4_of};
+use diolkos_abi::address::{Address, address_words, from_words, is_v4};
 use diolkos_abi::config::Config;
-use diolkos_abi::conntrack::{Flow, Peer, PeerKey, Tuple};
-use diolkos_abi::pod::{Endpoint, Netns, RouteKey, address_tag, cookie_tag};
+use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Peer, PeerKey, Tuple};
+use diolkos_abi::pod::{Endpoint, Netns, Node, RouteKey, address_tag, cookie_tag, hint_index};
 use diolkos_abi::service::{
     Affinity, AffinityKey, FrontendKey, MemberKey, frontend_flags, frontend_parts, member_parts, scope,
 };
 
+use crate::family::{self, Words, equal, mapped, masked, route_mask};
 use crate::tables::Tables;
+
+/// [`service`] as a subprogram, because its words would fill the stack of a packet's path; 0 for none.
+#[inline(never)]
+pub(crate) fn service_at<T: Tables>(tables: &mut T, address: &Words, port: [u8; 2], protocol: u8) -> u32 {
+    service(tables, &FrontendKey::new(from_words(*address), port, protocol, scope::CLUSTER)).unwrap_or_default()
+}
 
 /// The service id behind a frontend.
 #[inline(always)]
 pub(crate) fn service<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<u32> {
+    let (service, flags) = frontend(tables, key)?;
+    (flags & frontend_flags::ADDRESS == 0).then_some(service)
+}
+
+/// [`is_service`] as a subprogram.
+#[inline(never)]
+pub(crate) fn is_service_at<T: Tables>(tables: &mut T, address: &Words) -> bool {
+    is_service(tables, address)
+}
+
+/// Whether an address is that of a service.
+#[inline(always)]
+fn is_service<T: Tables>(tables: &mut T, address: &Words) -> bool {
+    let key = FrontendKey::new(from_words(*address), [0; 2], 0, scope::CLUSTER);
+    frontend(tables, &key).is_some_and(|(_, flags)| flags & frontend_flags::ADDRESS != 0)
+}
+
+/// Service id and flags.
+#[inline(always)]
+fn frontend<T: Tables>(tables: &mut T, key: &FrontendKey) -> Option<(u32, u16)> {
     let expected = key.tag();
-    let (service, tag, _) = frontend_parts(tables.frontend(key)?);
+    let (service, tag, flags) = frontend_parts(tables.frontend(key)?);
     if tag == expected {
-        return Some(service);
+        return Some((service, flags));
     }
-    let (service, tag, _) = frontend_parts(tables.frontend(key)?);
-    (tag == expected).then_some(service)
+    let (service, tag, flags) = frontend_parts(tables.frontend(key)?);
+    (tag == expected).then_some((service, flags))
 }
 
 /// Whether an address is a service's: an unknown port of it is refused. Only addresses of the service CIDR are asked
 /// for, so that no others pay for the lookup.
 #[inline(always)]
 pub(crate) fn is_service_address<T: Tables>(config: &Config, tables: &mut T, address: &Address) -> bool {
-    if !in_service_cidr(config, address) {
-        return false;
-    }
-    let key = FrontendKey::new(*address, [0; 2], 0, scope::CLUSTER);
-    let expected = key.tag();
-    let is_marker = |word| {
-        let (_, tag, flags) = frontend_parts(word);
-        tag == expected && flags & frontend_flags::ADDRESS != 0
-    };
-    tables.frontend(&key).is_some_and(is_marker) || tables.frontend(&key).is_some_and(is_marker)
-}
-
-#[inline(always)]
-fn in_service_cidr(config: &Config, address: &Address) -> bool {
-    if is_v4(address) {
-        config.service_cidr_v4 != [0; 4] && masked(v4_of(address), config.service_mask_v4) == config.service_cidr_v4
+    let words = address_words(address);
+    let asked = if is_v4(address) {
+        family::is_service::<false>(config, &words)
     } else {
-        let cidr = address_words(&config.service_cidr_v6);
-        cidr != [0; 4] && address_words(&address::masked(address, &config.service_mask_v6)) == cidr
-    }
+        family::is_service::<true>(config, &words)
+    };
+    asked && is_service(tables, &words)
 }
 
 /// The other end of a translation of the socket at hand.
@@ -87,37 +101,63 @@ pub(crate) fn member<T: Tables>(tables: &mut T, key: &MemberKey) -> Option<u32> 
 
 /// The conntrack entry of a tuple, stamped with the present time and `flags`. `tag` is the tuple's hash.
 #[inline(always)]
-pub(crate) fn flow<T: Tables>(tables: &mut T, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
-    let flow = tables.flow(key, tag, flags)?;
-    if flow.tag == tag {
-        return Some(flow);
+pub(crate) fn flow<T: Tables>(config: &Config, tables: &mut T, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
+    tables.flow(key, tag, flags, &config.lifetimes)
+}
+
+/// The ports of a packet in fragments.
+#[inline(always)]
+pub(crate) fn fragment<T: Tables>(tables: &mut T, key: &FragmentKey) -> Option<Fragment> {
+    let tag = key.tag();
+    let fragment = tables.fragment(key)?;
+    if fragment.tag == tag {
+        return Some(fragment);
     }
-    tables.flow(key, tag, flags).filter(|flow| flow.tag == tag)
+    tables.fragment(key).filter(|fragment| fragment.tag == tag)
 }
 
 /// The pod of this node with an address.
 #[inline(always)]
-pub(crate) fn endpoint<T: Tables>(tables: &mut T, v4: [u8; 4]) -> Option<Endpoint> {
-    let address = v4_mapped(v4);
-    let tag = address_tag(&address);
-    let endpoint = tables.endpoint(&address)?;
-    if endpoint.tag == tag {
-        return Some(endpoint);
-    }
-    tables.endpoint(&address).filter(|endpoint| endpoint.tag == tag)
+pub(crate) fn endpoint<T: Tables>(tables: &mut T, address: &Words) -> Option<Endpoint> {
+    let address = from_words(*address);
+    tables.endpoint(&address, address_tag(&address))
 }
 
-/// The id of the node whose pod CIDR holds an address.
+/// The id of the node whose pod CIDR holds an address; 0 for none. A node that the hint names is believed when the
+/// address lies in its own pod CIDR.
 #[inline(always)]
-pub(crate) fn route<T: Tables>(config: &Config, tables: &mut T, v4: [u8; 4]) -> Option<u32> {
-    let prefix = v4_mapped(masked(v4, config.route_mask_v4));
-    let tag = address_tag(&prefix);
-    let key = RouteKey { prefix, zone: 0 };
-    let route = tables.route(&key)?;
-    if route.tag == tag {
-        return Some(route.node);
+pub(crate) fn route<const V6: bool, T: Tables>(config: &Config, tables: &mut T, address: &Words) -> u32 {
+    let prefix = masked(address, &route_mask::<V6>(config));
+    let id = tables.hint(hint_index(&from_words(prefix)));
+    if id != 0 && tables.node(id).is_some_and(|node| equal(&pod_cidr::<V6>(&node), &prefix)) {
+        return id;
     }
-    tables.route(&key).filter(|route| route.tag == tag).map(|route| route.node)
+    let id = routed(tables, &prefix, 0);
+    if id != 0 {
+        tables.remember_hint(hint_index(&from_words(prefix)), id);
+    }
+    id
+}
+
+/// The node's own pod CIDR; of a node without one what no packet's prefix equals.
+#[inline(always)]
+fn pod_cidr<const V6: bool>(node: &Node) -> Words {
+    if V6 { address_words(&node.prefix_v6) } else { mapped(u32::from_ne_bytes(node.prefix_v4)) }
+}
+
+/// The node id that the route table gives for a prefix; 0 for none.
+///
+/// A BPF subprogram: it is the path of the first packet only.
+#[inline(never)]
+fn routed<T: Tables>(tables: &mut T, prefix: &Words, zone: u32) -> u32 {
+    let prefix = from_words(*prefix);
+    let tag = address_tag(&prefix);
+    let key = RouteKey { prefix, zone };
+    let route = match tables.route(&key) {
+        Some(route) if route.tag != tag => tables.route(&key),
+        route => route,
+    };
+    route.filter(|route| route.tag == tag).map(|route| route.node).unwrap_or_default()
 }
 
 /// Whom the socket at hand belongs to.
@@ -130,10 +170,4 @@ pub(crate) fn netns<T: Tables>(tables: &mut T) -> Option<Netns> {
         return Some(netns);
     }
     tables.netns(cookie).filter(|netns| netns.tag == tag)
-}
-
-/// The network part of an address.
-#[inline(always)]
-pub(crate) fn masked(v4: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
-    (u32::from_ne_bytes(v4) & u32::from_ne_bytes(mask)).to_ne_bytes()
 }

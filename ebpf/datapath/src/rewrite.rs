@@ -1,75 +1,81 @@
 //! Changes of addresses, ports, hop limit and MACs, each with its checksums.
 
+use diolkos_abi::address::protocol;
 use diolkos_abi::counter::DropReason;
 
-use crate::headers::{DESTINATION, HOP_WORD, Ipv4, SOURCE, TCP_CHECKSUM, Tcp};
-use crate::packet::{Change, Packet};
+use crate::family::{Words, equal, narrowed};
+use crate::headers::{Ip, OFFSETS, hop_word_at, source_at};
+use crate::packet::{Change, Checksum, Packet};
 
-/// Replaces destination address and port.
-#[inline(always)]
-pub(crate) fn destination<P: Packet>(
-    packet: &mut P,
-    ip: &mut Ipv4,
-    tcp: Tcp,
-    address: [u8; 4],
-    port: [u8; 2],
-) -> Result<(), DropReason> {
-    let [high, low] = tcp.source_port();
-    let ports = u32::from_ne_bytes([high, low, port[0], port[1]]);
-    replace(packet, ip, tcp, DESTINATION, ip.destination, address, ports)?;
-    ip.destination = address;
-    Ok(())
+/// Offset of the checksum in a TCP header, and in a UDP header.
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+
+/// The ends of a packet as they shall be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) source: Words,
+    pub(crate) destination: Words,
+    /// Source and destination port, as they stand in a packet.
+    pub(crate) ports: u32,
 }
 
-/// Replaces source address and port.
-#[inline(always)]
-pub(crate) fn source<P: Packet>(
-    packet: &mut P,
-    ip: &mut Ipv4,
-    tcp: Tcp,
-    address: [u8; 4],
-    port: [u8; 2],
-) -> Result<(), DropReason> {
-    let [high, low] = tcp.destination_port();
-    let ports = u32::from_ne_bytes([port[0], port[1], high, low]);
-    replace(packet, ip, tcp, SOURCE, ip.source, address, ports)?;
-    ip.source = address;
-    Ok(())
-}
-
-/// Replaces the address at `at` and the ports.
-#[inline(always)]
-fn replace<P: Packet>(
-    packet: &mut P,
-    ip: &mut Ipv4,
-    tcp: Tcp,
-    at: usize,
-    from: [u8; 4],
-    to: [u8; 4],
-    ports: u32,
-) -> Result<(), DropReason> {
-    let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-    let change = Change { from: tcp.ports, to: ports };
-    packet.fix_checksum(tcp.at + TCP_CHECKSUM, Change { from, to }, change).ok_or(DropReason::RewriteFailed)?;
-    let [hop, protocol, high, low] = ip.hop_word.to_ne_bytes();
-    let [high, low] = adjust(u16::from_ne_bytes([high, low]), from, to).to_ne_bytes();
-    ip.hop_word = u32::from_ne_bytes([hop, protocol, high, low]);
-    packet.store(HOP_WORD, [ip.hop_word]).ok_or(DropReason::RewriteFailed)?;
-    packet.store(at, [to]).ok_or(DropReason::RewriteFailed)?;
-    packet.store(tcp.at, [ports]).ok_or(DropReason::RewriteFailed)
-}
-
-/// Takes one off the hop limit, or refuses when none would be left.
-#[inline(always)]
-pub(crate) fn decrement_hop_limit<P: Packet>(packet: &mut P, ip: &Ipv4) -> Result<(), DropReason> {
-    let [hop, protocol, high, low] = ip.hop_word.to_ne_bytes();
-    if hop <= 1 {
-        return Err(DropReason::HopLimit);
+impl Ends {
+    /// The ends of a packet as they are.
+    #[inline(always)]
+    pub(crate) fn of(ip: &Ip) -> Self {
+        Self { source: ip.source, destination: ip.destination, ports: ip.transport.ports }
     }
-    let before = u32::from_ne_bytes([hop, protocol, 0, 0]);
-    let after = u32::from_ne_bytes([hop - 1, protocol, 0, 0]);
-    let [high, low] = adjust(u16::from_ne_bytes([high, low]), before, after).to_ne_bytes();
-    packet.store(HOP_WORD, [u32::from_ne_bytes([hop - 1, protocol, high, low])]).ok_or(DropReason::RewriteFailed)
+}
+
+/// Replaces addresses and ports, where they change. A later fragment has neither ports nor checksum.
+#[inline(always)]
+pub(crate) fn ends<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, to: &Ends) -> Result<(), DropReason> {
+    let same = ip.transport.ports == to.ports
+        && equal(&narrowed::<V6>(&ip.source), &narrowed::<V6>(&to.source))
+        && equal(&narrowed::<V6>(&ip.destination), &narrowed::<V6>(&to.destination));
+    if same { Ok(()) } else { replace::<V6, P>(packet, ip, to) }
+}
+
+/// A BPF subprogram: direct traffic has no use for it.
+#[inline(never)]
+fn replace<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, to: &Ends) -> Result<(), DropReason> {
+    let transport = ip.transport;
+    let addresses =
+        Change { from: both::<V6>(&ip.source, &ip.destination), to: both::<V6>(&to.source, &to.destination) };
+    if transport.at != 0 {
+        let udp = ip.protocol == protocol::UDP;
+        // The bound is for the verifier, which has lost it when the offset comes from memory.
+        let segment = transport.at & OFFSETS;
+        let at = segment + if udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
+        let ports = Change { from: transport.ports, to: to.ports };
+        packet.fix_checksum(at, addresses, ports, Checksum { v6: V6, udp }).ok_or(DropReason::RewriteFailed)?;
+        packet.store(segment, [to.ports]).ok_or(DropReason::RewriteFailed)?;
+    }
+    let [a, b, c, d] = to.source;
+    let [e, f, g, h] = to.destination;
+    if V6 {
+        return packet.store(source_at::<V6>(), [a, b, c, d, e, f, g, h]).ok_or(DropReason::RewriteFailed);
+    }
+    let [hop, protocol, high, low] = ip.hop_word.to_ne_bytes();
+    let [high, low] = adjust(u16::from_ne_bytes([high, low]), addresses.from, addresses.to).to_ne_bytes();
+    ip.hop_word = u32::from_ne_bytes([hop, protocol, high, low]);
+    packet.store(hop_word_at::<V6>(), [ip.hop_word, d, h]).ok_or(DropReason::RewriteFailed)
+}
+
+/// Takes one off the hop limit, which is above 1.
+#[inline(always)]
+pub(crate) fn decrement_hop_limit<const V6: bool, P: Packet>(packet: &mut P, ip: &Ip) -> Result<(), DropReason> {
+    let [a, b, c, d] = ip.hop_word.to_ne_bytes();
+    let after = if V6 {
+        [a, b, c, d.wrapping_sub(1)]
+    } else {
+        let before = u32::from_ne_bytes([a, b, 0, 0]);
+        let after = u32::from_ne_bytes([a.wrapping_sub(1), b, 0, 0]);
+        let [high, low] = adjust(u16::from_ne_bytes([c, d]), before, after).to_ne_bytes();
+        [a.wrapping_sub(1), b, high, low]
+    };
+    packet.store(hop_word_at::<V6>(), [u32::from_ne_bytes(after)]).ok_or(DropReason::RewriteFailed)
 }
 
 /// Writes both MACs.
@@ -81,6 +87,31 @@ pub(crate) fn macs<P: Packet>(packet: &mut P, to: &[u8; 6], from: &[u8; 6]) -> R
         u32::from_ne_bytes([from[2], from[3], from[4], from[5]]),
     ];
     packet.store(0, words).ok_or(DropReason::RewriteFailed)
+}
+
+/// The [`sum`] of two addresses. The constant words of v4-mapped ones cancel each other out.
+#[inline(always)]
+fn both<const V6: bool>(one: &Words, other: &Words) -> u32 {
+    if V6 {
+        let ([a, b, c, d], [e, f, g, h]) = (*one, *other);
+        sum([a, b, c, d, e, f, g, h])
+    } else {
+        sum([one[3], other[3]])
+    }
+}
+
+/// One word that changes a checksum as all of these do.
+#[inline(always)]
+#[must_use]
+pub const fn sum<const N: usize>(words: [u32; N]) -> u32 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < N {
+        sum += words[i] as u64;
+        i += 1;
+    }
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }
 
 /// The Internet checksum after one aligned word of its data changed (RFC 1624, equation 3). One's complement sums do

@@ -5,7 +5,7 @@
 
 mod datagram;
 
-use diolkos_abi::address::{Address, address_words, is_v4, protocol, v4_mapped};
+use diolkos_abi::address::{Address, address_words, from_words, is_v4, protocol, v4_mapped};
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{ConnectedUdp, SocketFlow, backend_word};
 use diolkos_abi::counter::{DropReason, Verdict};
@@ -98,8 +98,9 @@ impl Peer {
 #[inline(always)]
 fn choose<T: Tables>(config: &Config, peer: &Peer, tables: &mut T) -> Result<Option<SocketFlow>, DropReason> {
     let key = FrontendKey::new(peer.address, peer.port, peer.protocol, scope::CLUSTER);
-    let service = lookup::service(tables, &key);
-    if service.is_none() && !lookup::is_service_address(config, tables, &peer.address) {
+    // 0 for none: a gap in an `Option` would leave a register without a value, which the verifier minds.
+    let service = lookup::service(tables, &key).unwrap_or_default();
+    if service == 0 && !lookup::is_service_address(config, tables, &peer.address) {
         return Ok(None);
     }
     let netns = lookup::netns(tables).unwrap_or_default();
@@ -107,11 +108,11 @@ fn choose<T: Tables>(config: &Config, peer: &Peer, tables: &mut T) -> Result<Opt
         return Ok(None);
     }
     let choice = match service {
-        Some(service) => {
+        1.. => {
             let client = client(config, &netns, &peer.address);
-            backend(tables, service, &client).and_then(|choice| flow(peer, service, &choice, tables))
+            backend(tables, service, &client).and_then(|choice| flow(peer, service, &choice))
         }
-        None => Err(DropReason::UnknownPort),
+        0 => Err(DropReason::UnknownPort),
     };
     match choice {
         Ok(flow) if is_v4(&flow.backend_address) == is_v4(&flow.address) => Ok(Some(flow)),
@@ -139,8 +140,8 @@ fn backend<T: Tables>(tables: &mut T, service: u32, client: &Address) -> Result<
 }
 
 #[inline(always)]
-fn flow<T: Tables>(dialled: &Peer, service: u32, choice: &Choice, tables: &mut T) -> Result<SocketFlow, DropReason> {
-    let backend_address = tables.backend(choice.id).ok_or(DropReason::BadBackend)?.address;
+fn flow(dialled: &Peer, service: u32, choice: &Choice) -> Result<SocketFlow, DropReason> {
+    let backend_address = from_words(choice.address);
     Ok(SocketFlow {
         address: dialled.address,
         backend_address,

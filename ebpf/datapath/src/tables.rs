@@ -1,10 +1,17 @@
 //! What the logic needs from the maps. Everything is returned by value: map memory changes under its readers.
 
-use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
+use core::ops::DerefMut;
+
+use diolkos_abi::address::protocol;
+use diolkos_abi::config::Lifetimes;
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple, flow_flags};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
 use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
 use crate::Address;
+use crate::deliver::Way;
+use crate::headers::Ip;
+use crate::rewrite::Ends;
 
 /// The maps, the clock and the dice.
 pub trait Tables {
@@ -35,9 +42,15 @@ pub trait Tables {
     /// A backend; `None` outside the table.
     fn backend(&mut self, id: u32) -> Option<Backend>;
 
-    /// The conntrack entry of a tuple. When its tag is `tag`, it is stamped with the present time and `flags` are
-    /// added to its own, and [`Flow::seen`] says when the packet before passed. The caller compares the tag.
-    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16) -> Option<Flow>;
+    /// The conntrack entry of a tuple whose hash is `tag`, unless it has [`expired`]. It is stamped with the present time,
+    /// and `flags` are added to its own; [`Flow::seen`] says when the packet before passed. An entry with another tag is
+    /// looked up once more, and then is none: told to the implementation, because the kernel's stack has no room for two.
+    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16, lifetimes: &Lifetimes) -> Option<Flow>;
+
+    /// Room to build entries in, which the kernel's stack does not have. There is one: it must be given back before it is
+    /// taken again. `None` never happens.
+    type Scratch: DerefMut<Target = Scratch>;
+    fn scratch(&mut self) -> Option<Self::Scratch>;
 
     /// Adds a conntrack entry.
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError>;
@@ -48,8 +61,15 @@ pub trait Tables {
     /// The present time in the unit of [`Flow::seen`].
     fn now(&mut self) -> u32;
 
-    /// The pod of this node with an address. The caller compares its tag.
-    fn endpoint(&mut self, address: &Address) -> Option<Endpoint>;
+    /// The ports of a packet in fragments. The caller compares the tag.
+    fn fragment(&mut self, key: &FragmentKey) -> Option<Fragment>;
+
+    /// Remembers the ports of a packet in fragments.
+    fn remember_fragment(&mut self, key: &FragmentKey, fragment: &Fragment);
+
+    /// The pod of this node with an address whose tag is `tag`. As with [`Tables::flow`], one with another tag is looked up
+    /// once more, and then is none.
+    fn endpoint(&mut self, address: &Address, tag: u32) -> Option<Endpoint>;
 
     /// What is remembered at the place of a device; the caller compares [`Source::ifindex`].
     fn source(&mut self, ifindex: u32) -> Option<Source>;
@@ -59,6 +79,12 @@ pub trait Tables {
 
     /// Where a pod CIDR lives. The caller compares its tag.
     fn route(&mut self, key: &RouteKey) -> Option<Route>;
+
+    /// The node id remembered at [`diolkos_abi::pod::hint_index`]; 0 for none. It proves nothing.
+    fn hint(&mut self, index: u32) -> u32;
+
+    /// Remembers a node id at [`diolkos_abi::pod::hint_index`], in place of another one.
+    fn remember_hint(&mut self, index: u32, node: u32);
 
     /// A node; `None` outside the table.
     fn node(&mut self, id: u32) -> Option<Node>;
@@ -94,8 +120,33 @@ pub trait Tables {
     /// A UDP socket is no longer connected to a backend.
     fn forget_udp(&mut self, cookie: u64);
 
+    /// One more RST or ICMP error may be made; counts it.
+    fn answers(&mut self) -> bool;
+
     /// Any number: the socket hooks spread new connections by it.
     fn random(&mut self) -> u32;
+}
+
+/// See [`Tables::scratch`]. All zeroes is a value of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    /// The packet at hand.
+    pub(crate) ip: Ip,
+    /// What its ends become.
+    pub(crate) ends: Ends,
+    /// What is known of the way to the new destination.
+    pub(crate) way: Way,
+    /// What is to be done before it goes.
+    pub(crate) step: Step,
+    /// The service it opens a connection to.
+    pub(crate) service: u32,
+    /// How it stands on the wire.
+    pub(crate) tuple: Tuple,
+    /// An entry of conntrack that is being made, and its key.
+    pub(crate) flow: Flow,
+    pub(crate) key: Tuple,
+    /// The key of another one.
+    pub(crate) other: Tuple,
 }
 
 /// What to do about an entry that is there.
@@ -110,4 +161,54 @@ pub enum Insert {
 pub enum InsertError {
     Exists,
     Full,
+}
+
+/// A flow without a packet for longer than its kind lives. `seen` and `now` are in the unit of [`Flow::seen`]; what
+/// another core stamped a moment later than this one looked at its clock is not old.
+#[inline(always)]
+#[must_use]
+pub const fn expired(lifetimes: &Lifetimes, protocol: u8, flags: u16, seen: u32, now: u32) -> bool {
+    let lifetime = if protocol != protocol::TCP {
+        lifetimes.datagram
+    } else if flags & (flow_flags::FIN | flow_flags::RST) != 0 {
+        lifetimes.tcp_closing
+    } else if flags & flow_flags::CONFIRMED != 0 {
+        lifetimes.tcp
+    } else {
+        lifetimes.tcp_opening
+    };
+    let age = now.wrapping_sub(seen);
+    lifetime != 0 && age > lifetime && age < 1 << 31
+}
+
+/// What is to be done before a packet goes, in a subprogram of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing.
+    Deliver,
+    /// It opens a connection to a service.
+    Open,
+    /// It opens a connection that is not translated.
+    MakeWay,
+    /// Its connection was idle.
+    KeepReply,
+}
+
+impl Scratch {
+    /// A scratch with something in every field, as another packet may have left it: for tests.
+    #[must_use]
+    pub fn soiled() -> Self {
+        let tuple = Tuple {
+            source: [9; 16],
+            destination: [9; 16],
+            source_port: [9; 2],
+            destination_port: [9; 2],
+            protocol: 9,
+            direction: 9,
+            zone: 9,
+        };
+        let flow = Flow { flags: u16::MAX, source: [9; 16], destination: [9; 16], identity: 9, ..Flow::default() };
+        let ends = Ends { source: [9; 4], destination: [9; 4], ports: 9 };
+        Self { ip: Ip::SOILED, ends, way: Way(9), step: Step::Open, service: 9, tuple, flow, key: tuple, other: tuple }
+    }
 }

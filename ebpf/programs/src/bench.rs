@@ -24,6 +24,9 @@ const HEADERS: usize = 54;
 /// Offset of the TCP source port.
 const SOURCE_PORT: usize = 34;
 
+/// Size of `struct bpf_tunnel_key` as of Linux 5.10.
+const TUNNEL_KEY: u32 = 28;
+
 /// The program under test, one for each type of program.
 #[map]
 static XDP_UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
@@ -92,7 +95,8 @@ pub fn tc_restore(ctx: TcContext) -> i32 {
 }
 
 /// Makes of the packet of a test run what only a device brings, and runs the program under test. `cb[0]` of 1: it came
-/// through a tunnel, with the network identifier in `cb[1]`. `cb[2]` above 0: it ends after so many bytes.
+/// through a tunnel, with the network identifier in `cb[1]`, from the IPv4 address in `cb[3]`. `cb[2]` above 0: it ends
+/// after so many bytes.
 #[classifier]
 pub fn tc_prepare(ctx: TcContext) -> i32 {
     // SAFETY: an integer struct, all of whose bit patterns are values.
@@ -103,7 +107,8 @@ pub fn tc_prepare(ctx: TcContext) -> i32 {
         if (*skb).cb[0] == 1 {
             key.tunnel_id = (*skb).cb[1];
             key.tunnel_ttl = 64;
-            bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, BPF_F_ZERO_CSUM_TX.into());
+            key.__bindgen_anon_1.remote_ipv4 = (*skb).cb[3];
+            bpf_skb_set_tunnel_key(skb, &mut key, TUNNEL_KEY, BPF_F_ZERO_CSUM_TX.into());
         }
         if (*skb).cb[2] != 0 && bpf_skb_change_tail(skb, (*skb).cb[2], 0) != 0 {
             return TC_ACT_OK as i32;

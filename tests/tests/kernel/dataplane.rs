@@ -8,9 +8,9 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
-use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
+use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag, hint_index};
 use diolkos_abi::service::{
     Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service,
     SlotLine,
@@ -45,6 +45,8 @@ pub struct Dataplane {
     conntrack: HashMap<MapData, Tuple, Flow>,
     endpoint: HashMap<MapData, [u8; 16], Endpoint>,
     source: Array<MapData, Source>,
+    hint: Array<MapData, u32>,
+    fragment: HashMap<MapData, FragmentKey, Fragment>,
     node: Array<MapData, Node>,
     route: HashMap<MapData, RouteKey, Route>,
     netns: HashMap<MapData, u64, Netns>,
@@ -89,6 +91,8 @@ impl Dataplane {
             conntrack: take!(ebpf, "CONNTRACK"),
             endpoint: take!(ebpf, "ENDPOINT"),
             source: take!(ebpf, "SOURCE"),
+            hint: take!(ebpf, "HINT"),
+            fragment: take!(ebpf, "FRAGMENT"),
             node: take!(ebpf, "NODE"),
             route: take!(ebpf, "ROUTE"),
             netns: take!(ebpf, "NETNS"),
@@ -136,6 +140,9 @@ impl Dataplane {
         if let Some(netns) = world.netns {
             self.netns.insert(netns_cookie, Netns { tag: cookie_tag(netns_cookie), ..netns }, 0).unwrap();
         }
+        for (key, fragment) in &world.fragments {
+            self.fragment.insert(key, fragment, 0).unwrap();
+        }
         self.add_flows(&world.flows);
     }
 
@@ -166,7 +173,10 @@ impl Dataplane {
         for (id, _) in world.nodes.iter().filter(|(id, _)| *id < NODES) {
             self.node.set(*id, Node::default(), 0).unwrap();
         }
-        world.routes.iter().for_each(|(key, _)| self.route.remove(key).unwrap());
+        for (key, _) in &world.routes {
+            self.route.remove(key).unwrap();
+            self.hint.set(hint_index(&key.prefix), 0, 0).unwrap();
+        }
         if world.netns.is_some() {
             self.netns.remove(&netns_cookie).unwrap();
         }
@@ -176,6 +186,9 @@ impl Dataplane {
         empty(&mut self.affinity);
         empty(&mut self.peer);
         empty(&mut self.udp);
+        for key in self.fragments().keys() {
+            self.fragment.remove(key).unwrap();
+        }
     }
 
     fn set_slot(&mut self, index: u32, id: u32) {
@@ -189,10 +202,16 @@ impl Dataplane {
         self.conntrack.iter().map(|entry| entry.expect("conntrack can be read")).collect()
     }
 
+    /// The ports of all packets in fragments.
+    pub fn fragments(&self) -> Map<FragmentKey, Fragment> {
+        self.fragment.iter().map(|entry| entry.expect("the ports of fragments can be read")).collect()
+    }
+
     /// Every element of every table but the arrays, counted: what a cleared dataplane still holds.
     pub fn left_over(&self) -> usize {
         self.frontend.keys().count()
             + self.conntrack.keys().count()
+            + self.fragment.keys().count()
             + self.endpoint.keys().count()
             + self.route.keys().count()
             + self.netns.keys().count()

@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use aya::maps::ProgramArray;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use diolkos_abi::address::v4_of;
 use diolkos_abi::conntrack::{FLOWS, Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
+
+use diolkos_datapath::Tunnel;
 
 use crate::dataplane::{Dataplane, explain, read};
 use crate::scenarios::world::{BEFORE, NOW};
@@ -60,8 +63,11 @@ fn run(program: &SchedClassifier, input: &Input) -> Result<Output, String> {
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(MARK, input.mark);
     put(INGRESS_IFINDEX, input.ingress_ifindex);
-    put(CB, input.vni.is_some().into());
-    put(CB + 4, input.vni.unwrap_or_default());
+    if let Some(Tunnel { vni, remote }) = input.tunnel {
+        put(CB, 1);
+        put(CB + 4, vni);
+        put(CB + 12, u32::from_be_bytes(v4_of(&remote)));
+    }
     let mut bytes = input.bytes.clone();
     if bytes.len() < SHORTEST {
         put(CB + 8, bytes.len() as u32);
@@ -88,7 +94,7 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
     let before = dataplane.counters();
     dataplane.fill(world, 0);
     let program = dataplane.classifier(hook.name());
-    let prepared = input.vni.is_some() || input.bytes.len() < SHORTEST;
+    let prepared = input.tunnel.is_some() || input.bytes.len() < SHORTEST;
     let program = if prepared { wrapper.around(program) } else { program };
     let output = match run(program, input) {
         Ok(output) => output,

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use diolkos_abi::conntrack::{ConnectedUdp, Flow, Peer, PeerKey, SocketFlow, Tuple};
+use diolkos_abi::config::Lifetimes;
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
+use diolkos_abi::event::ANSWERS_PER_TICK;
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag};
 use diolkos_abi::service::{Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS};
-use diolkos_datapath::{Address, Change, Insert, InsertError, Packet, Tables};
+use diolkos_datapath::{Address, Change, Checksum, Insert, InsertError, Packet, Scratch, Tables, Tunnel, expired};
 
 use crate::scenarios::world::{NOW, World};
 use crate::scenarios::{Fault, Input, Redirect};
@@ -19,8 +21,11 @@ pub struct ModelPacket {
     linear: usize,
     ingress_ifindex: u32,
     pub mark: u32,
-    vni: Option<u32>,
-    pub tunnel: Option<(u32, [u8; 4])>,
+    came_through: Option<Tunnel>,
+    pub tunnel: Option<(u32, Address)>,
+    note: u32,
+    tagged: bool,
+    gso_size: u32,
     pub redirect: Option<Redirect>,
     fault: Option<Fault>,
 }
@@ -32,8 +37,11 @@ impl ModelPacket {
             linear: linear.min(input.bytes.len()),
             ingress_ifindex: input.ingress_ifindex,
             mark: input.mark,
-            vni: input.vni,
+            came_through: input.tunnel,
             tunnel: None,
+            note: 0,
+            tagged: input.tagged,
+            gso_size: input.gso_size,
             redirect: None,
             fault,
         }
@@ -62,14 +70,31 @@ impl Packet for ModelPacket {
         Some(())
     }
 
+    fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn gso_size(&self) -> u32 {
+        self.gso_size
+    }
+
+    fn resize(&mut self, length: u32) -> Option<()> {
+        self.linear = self.linear.min(length as usize);
+        self.bytes.resize(length as usize, 0);
+        Some(())
+    }
+
     /// As the kernel does it for a packet whose checksum is complete: the new words are added, the old ones taken off.
-    fn fix_checksum(&mut self, at: usize, address: Change, ports: Change) -> Option<()> {
+    fn fix_checksum(&mut self, at: usize, addresses: Change, words: Change, checksum: Checksum) -> Option<()> {
         if self.fault == Some(Fault::Checksum) {
             return None;
         }
         let field = self.bytes.get_mut(at..at + 2)?;
+        if checksum.udp && !checksum.v6 && field == [0, 0] {
+            return Some(());
+        }
         let mut sum = u64::from(!u16::from_be_bytes([field[0], field[1]]));
-        for Change { from, to } in [address, ports] {
+        for Change { from, to } in [addresses, words] {
             for pair in to.to_ne_bytes().chunks_exact(2) {
                 sum += u64::from(u16::from_be_bytes([pair[0], pair[1]]));
             }
@@ -80,8 +105,13 @@ impl Packet for ModelPacket {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        field.copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        let sum = if checksum.udp && sum == 0xffff { 0xffff } else { !(sum as u16) };
+        field.copy_from_slice(&sum.to_be_bytes());
         Some(())
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ingress_ifindex
     }
 
     fn ingress_ifindex(&self) -> u32 {
@@ -96,15 +126,27 @@ impl Packet for ModelPacket {
         self.mark = mark;
     }
 
-    fn tunnel_vni(&mut self) -> Option<u32> {
-        self.vni
+    fn tagged(&self) -> bool {
+        self.tagged
     }
 
-    fn set_tunnel(&mut self, vni: u32, remote: [u8; 4]) -> Option<()> {
+    fn note(&mut self, value: u32) {
+        self.note = value;
+    }
+
+    fn noted(&self) -> u32 {
+        self.note
+    }
+
+    fn tunnel(&mut self) -> Option<Tunnel> {
+        self.came_through
+    }
+
+    fn set_tunnel(&mut self, vni: u32, remote: &Address) -> Option<()> {
         if self.fault == Some(Fault::Tunnel) {
             return None;
         }
-        self.tunnel = Some((vni, remote));
+        self.tunnel = Some((vni, *remote));
         Some(())
     }
 
@@ -116,7 +158,19 @@ impl Packet for ModelPacket {
         self.redirect = Some(Redirect::Device(ifindex));
     }
 
+    fn redirect_neighbour(&mut self, ifindex: u32, next_hop: &Address, _v6: bool) {
+        self.redirect = Some(Redirect::Neighbour(ifindex, *next_hop));
+    }
+
+    fn redirect_ingress(&mut self, ifindex: u32) {
+        self.redirect = Some(Redirect::Ingress(ifindex));
+    }
+
     fn accept(&mut self) {}
+
+    fn core(&self) -> u32 {
+        0
+    }
 }
 
 /// The maps of a [`World`].
@@ -134,6 +188,12 @@ pub struct ModelTables {
     random: u32,
     /// What the programs remember of devices.
     pub sources: HashMap<u32, Source>,
+    /// What they remember of the way to pod CIDRs.
+    pub hints: HashMap<u32, u32>,
+    pub fragments: HashMap<FragmentKey, Fragment>,
+    /// RSTs and ICMP errors made.
+    pub answers: u32,
+    scratch: Scratch,
     fault: Option<Fault>,
     /// Answer the first lookup of each element with another key's value, as a reader meets it whose element the
     /// kernel reuses at that moment.
@@ -144,6 +204,7 @@ pub struct ModelTables {
 impl ModelTables {
     pub fn new(world: &World, fault: Option<Fault>, stumbling: bool) -> Self {
         let flows = world.flows.iter().copied().collect();
+        let fragments = world.fragments.iter().copied().collect();
         Self {
             world: world.clone(),
             flows,
@@ -155,6 +216,10 @@ impl ModelTables {
             now: NOW,
             random: 0,
             sources: HashMap::new(),
+            hints: HashMap::new(),
+            fragments,
+            answers: 0,
+            scratch: Scratch::soiled(),
             fault,
             stumbling,
             stumbled: false,
@@ -213,18 +278,23 @@ impl Tables for ModelTables {
         element(&self.world.backends, id, BACKENDS)
     }
 
-    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
-        let stumbles = self.flows.contains_key(key) && self.stumbles();
+    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16, lifetimes: &Lifetimes) -> Option<Flow> {
+        // The kernel's side looks again by itself.
         let flow = self.flows.get_mut(key)?;
-        if stumbles {
-            return Some(Flow { tag: flow.tag ^ 1, backend: u64::MAX, source: [7; 16], ..*flow });
-        }
         let seen = flow.seen;
-        if flow.tag == tag {
-            flow.seen = self.now;
-            flow.flags |= flags;
+        if flow.tag != tag || expired(lifetimes, key.protocol, flow.flags, seen, self.now) {
+            return None;
         }
+        flow.seen = self.now;
+        flow.flags |= flags;
         Some(Flow { seen, ..*flow })
+    }
+
+    type Scratch = Box<Scratch>;
+
+    /// As the last packet left it: nothing of it may matter.
+    fn scratch(&mut self) -> Option<Box<Scratch>> {
+        Some(Box::new(self.scratch))
     }
 
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError> {
@@ -242,13 +312,21 @@ impl Tables for ModelTables {
         self.flows.remove(key);
     }
 
+    fn fragment(&mut self, key: &FragmentKey) -> Option<Fragment> {
+        let fragment = self.fragments.get(key).copied()?;
+        Some(if self.stumbles() { Fragment { tag: fragment.tag ^ 1, ports: !fragment.ports } } else { fragment })
+    }
+
+    fn remember_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.insert(*key, *fragment);
+    }
+
     fn now(&mut self) -> u32 {
         self.now
     }
 
-    fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
-        let endpoint = find(&self.world.endpoints, address)?;
-        Some(if self.stumbles() { Endpoint { tag: endpoint.tag ^ 1, ifindex: 0, ..endpoint } } else { endpoint })
+    fn endpoint(&mut self, address: &Address, tag: u32) -> Option<Endpoint> {
+        find(&self.world.endpoints, address).filter(|endpoint| endpoint.tag == tag)
     }
 
     fn source(&mut self, ifindex: u32) -> Option<Source> {
@@ -262,6 +340,14 @@ impl Tables for ModelTables {
     fn route(&mut self, key: &RouteKey) -> Option<Route> {
         let route = find(&self.world.routes, key)?;
         Some(if self.stumbles() { Route { tag: route.tag ^ 1, node: 1, ..route } } else { route })
+    }
+
+    fn hint(&mut self, index: u32) -> u32 {
+        self.hints.get(&index).copied().unwrap_or_default()
+    }
+
+    fn remember_hint(&mut self, index: u32, node: u32) {
+        self.hints.insert(index, node);
     }
 
     fn node(&mut self, id: u32) -> Option<Node> {
@@ -310,6 +396,11 @@ impl Tables for ModelTables {
 
     fn forget_udp(&mut self, cookie: u64) {
         self.udp.remove(&cookie);
+    }
+
+    fn answers(&mut self) -> bool {
+        self.answers += 1;
+        self.answers <= ANSWERS_PER_TICK
     }
 
     fn random(&mut self) -> u32 {

@@ -4,20 +4,24 @@ use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use diolkos_abi::address::v4_mapped;
 use diolkos_abi::counter::Hook;
+use diolkos_datapath::Tunnel;
 use diolkos_datapath::rewrite::adjust;
 
 use crate::model::{ModelPacket, ModelTables};
 use crate::scenarios::packets::{ACK, End, Frame, SYN, SYN_ACK};
 use crate::scenarios::world::{
-    self, CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, OVERLAY_IFINDEX, SERVER_IFINDEX, VIP, VNI, World,
+    self, CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, NODE_2_TUNNEL, OVERLAY_IFINDEX, SERVER_IFINDEX, VIP, VNI,
+    World,
 };
 use crate::scenarios::{Input, Scenario};
 
 const HOOKS: [Hook; 4] = [Hook::FromContainer, Hook::ToContainer, Hook::FromOverlay, Hook::ToOverlay];
 
 fn input(bytes: Vec<u8>, ingress_ifindex: u32) -> Input {
-    Input { bytes, ingress_ifindex, mark: 0, vni: Some(VNI) }
+    let tunnel = Some(Tunnel { vni: VNI, remote: v4_mapped(NODE_2_TUNNEL) });
+    Input { bytes, ingress_ifindex, mark: 0, tunnel, tagged: false, gso_size: 0 }
 }
 
 /// Runs a hook over bytes; returns the outcome and the packet.

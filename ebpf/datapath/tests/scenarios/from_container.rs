@@ -3,7 +3,7 @@
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use etherparse::IpNumber;
 
-use super::packets::{ACK, End, Frame, POD_MAC, SYN, Transport, arp, ipv6};
+use super::packets::{ACK, End, Frame, POD_MAC, SYN, Transport, arp};
 use super::world::{
     CLIENT, CLIENT_IFINDEX, GATEWAY, LOST, NODE_2_MAC, OUTSIDE, OVERLAY_MAC, REMOTE, SERVER, SERVER_HOST_MAC,
     SERVER_IFINDEX, SERVER_MAC, VIP, World,
@@ -59,12 +59,11 @@ fn direct() -> Vec<Scenario> {
         ),
         sent("udp_between_pods_is_delivered", world(), udp.bytes()).reaches_pod(SERVER_IFINDEX, at_server(&udp)),
         sent("udp_to_another_node_is_delivered", world(), remote_udp.bytes()).reaches_node_2(at_overlay(&remote_udp)),
-        sent("udp_to_a_tcp_service_is_left_to_the_stack", world(), udp_to_service.bytes()).verdict(Verdict::Stack),
+        sent("udp_to_a_tcp_service_is_refused", world(), udp_to_service.bytes()).drops(DropReason::UnknownPort),
         sent("a_ping_between_pods_is_delivered", world(), ping.bytes()).reaches_pod(SERVER_IFINDEX, at_server(&ping)),
         sent("the_gateway_address_is_the_host", world(), gateway.bytes()).verdict(Verdict::Stack),
         sent("the_outside_is_left_to_the_stack", world(), outside.bytes()).verdict(Verdict::Stack),
         sent("arp_is_left_to_the_stack", world(), arp()),
-        sent("ipv6_is_left_to_the_stack", world(), ipv6()),
         sent("without_an_overlay_the_stack_knows_the_way", world(), remote.bytes())
             .configured(|config| config.overlay_ifindex = 0)
             .verdict(Verdict::Stack),

@@ -5,7 +5,7 @@ use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use super::Scenario;
 use super::from_container::FROM;
 use super::packets::{ACK, Frame, HOST_MAC, POD_MAC, SYN, SYN_ACK, Transport, arp};
-use super::world::{BEFORE, HOST_END, HOST_NETWORK, NOW, OUTSIDE, VIP, World, connection};
+use super::world::{BEFORE, HOST_END, HOST_NETWORK, NOW, OUTSIDE, VIP, World, confirmed, connection};
 
 pub fn all() -> Vec<Scenario> {
     let reaches = |name, world, frame: &Frame| Scenario::new(name, Hook::ToContainer, 0, world, frame.bytes());
@@ -24,12 +24,12 @@ pub fn all() -> Vec<Scenario> {
             &answer,
         )
         .becomes(Verdict::Translated, Frame { source: VIP, ..answer.clone() }.bytes())
-        .leaves(&[known[0], connection(FROM, HOST_NETWORK, HOST_END, NOW)[1]]),
+        .leaves(&[known[0], confirmed(connection(FROM, HOST_NETWORK, HOST_END, NOW)[1])]),
         reaches("a_syn_of_the_host_is_no_reply", World::new().with_flows(&known), &syn),
         reaches("direct_traffic_of_the_host_is_left_alone", World::new().with_flows(&known), &direct),
         reaches("udp_of_the_host_is_left_alone", World::new().with_flows(&known), &udp),
         reaches("a_forward_entry_is_no_reply", World::new().with_flows(&known), &mirrored)
-            .leaves(&[connection(FROM, HOST_NETWORK, HOST_END, NOW)[0], known[1]]),
+            .leaves(&[confirmed(connection(FROM, HOST_NETWORK, HOST_END, NOW)[0]), known[1]]),
         Scenario::new("arp_of_the_host_is_left_alone", Hook::ToContainer, 0, World::new(), arp()),
         Scenario::new(
             "half_a_header_of_the_host_drops",

@@ -12,9 +12,12 @@ pub mod services;
 pub mod sockets;
 pub mod world;
 
+use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
+
+use diolkos_datapath::{Address, Tunnel};
 
 use world::World;
 
@@ -36,8 +39,12 @@ pub struct Input {
     pub bytes: Vec<u8>,
     pub ingress_ifindex: u32,
     pub mark: u32,
-    /// The VXLAN network identifier the packet came with.
-    pub vni: Option<u32>,
+    /// The tunnel the packet came through.
+    pub tunnel: Option<Tunnel>,
+    /// Beside the packet stands a VLAN tag.
+    pub tagged: bool,
+    /// Payload of each piece of a segment that a device will cut.
+    pub gso_size: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +55,7 @@ pub struct Expect {
     pub mark: u32,
     pub redirect: Option<Redirect>,
     /// Network identifier and remote end of the tunnel key that was set.
-    pub tunnel: Option<(u32, [u8; 4])>,
+    pub tunnel: Option<(u32, Address)>,
     /// All of conntrack afterwards.
     pub flows: Vec<(Tuple, Flow)>,
 }
@@ -57,6 +64,10 @@ pub struct Expect {
 pub enum Redirect {
     Pod(u32),
     Device(u32),
+    /// Into a device, as if it had come in there.
+    Ingress(u32),
+    /// To a neighbour on a device.
+    Neighbour(u32, Address),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +100,7 @@ impl Scenario {
             tunnel: None,
             flows: world.flows.clone(),
         };
-        let input = Input { bytes, ingress_ifindex, mark: 0, vni: None };
+        let input = Input { bytes, ingress_ifindex, mark: 0, tunnel: None, tagged: false, gso_size: 0 };
         Self { name, hook, config: world::config(), world, input, expect, fault: None }
     }
 
@@ -115,7 +126,7 @@ impl Scenario {
         self.expect.bytes = bytes;
         self.expect.mark = diolkos_abi::config::ENCAPSULATED_MARK;
         self.expect.redirect = Some(Redirect::Device(world::OVERLAY_IFINDEX));
-        self.expect.tunnel = Some((world::VNI, world::NODE_2_TUNNEL));
+        self.expect.tunnel = Some((world::VNI, v4_mapped(world::NODE_2_TUNNEL)));
         self.verdict(Verdict::Overlay)
     }
 

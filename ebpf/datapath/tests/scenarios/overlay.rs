@@ -1,13 +1,15 @@
 //! What arrives through the overlay, and what leaves by it.
 
+use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::ENCAPSULATED_MARK;
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
+use diolkos_datapath::Tunnel;
 
 use super::from_container::{FROM, at_overlay, at_server};
-use super::packets::{ACK, Frame, HOST_MAC, POD_MAC, SYN, SYN_ACK, Transport, ipv6};
+use super::packets::{ACK, Frame, HOST_MAC, POD_MAC, SYN, SYN_ACK, Transport};
 use super::world::{
     BEFORE, CLIENT_IFINDEX, FAR, FAR_END, GATEWAY, LOST, NODE_2_MAC, NODE_2_TUNNEL, NOW, OUTSIDE, OVERLAY_IFINDEX,
-    OVERLAY_MAC, REMOTE, SERVER, SERVER_IFINDEX, VIP, VNI, World, connection,
+    OVERLAY_MAC, REMOTE, SERVER, SERVER_IFINDEX, VIP, VNI, World, confirmed, connection,
 };
 use super::{Fault, Scenario};
 
@@ -22,7 +24,7 @@ fn from_node_2(frame: Frame) -> Frame {
 
 fn arrives(name: &'static str, world: World, bytes: Vec<u8>) -> Scenario {
     let mut scenario = Scenario::new(name, Hook::FromOverlay, OVERLAY_IFINDEX, world, bytes);
-    scenario.input.vni = Some(VNI);
+    scenario.input.tunnel = Some(Tunnel { vni: VNI, remote: v4_mapped(NODE_2_TUNNEL) });
     scenario
 }
 
@@ -49,11 +51,10 @@ fn arriving() -> Vec<Scenario> {
             answer.bytes(),
         )
         .reaches_pod(CLIENT_IFINDEX, at_client(VIP, &answer))
-        .leaves(&[known[0], connection(FROM, FAR, FAR_END, NOW)[1]]),
+        .leaves(&[known[0], confirmed(connection(FROM, FAR, FAR_END, NOW)[1])]),
         arrives("a_syn_is_no_reply", World::new().with_flows(&known), opening.bytes())
             .reaches_pod(CLIENT_IFINDEX, at_client(FAR_END, &opening)),
         arrives("the_gateway_address_takes_replies_to_the_host", World::new(), gateway.bytes()).verdict(Verdict::Stack),
-        arrives("ipv6_from_the_overlay_is_left_to_the_stack", World::new(), ipv6()),
     ]
 }
 
@@ -63,9 +64,9 @@ fn refused() -> Vec<Scenario> {
     let elsewhere = from_node_2(Frame::tcp((REMOTE, 40_000), (OUTSIDE, 8080), ACK));
     let last_hop = Frame { ttl: 1, ..data.clone() };
     let mut wrong = arrives("another_network_identifier_drops", World::new(), data.bytes());
-    wrong.input.vni = Some(VNI + 1);
+    wrong.input.tunnel = Some(Tunnel { vni: VNI + 1, remote: v4_mapped(NODE_2_TUNNEL) });
     let mut naked = arrives("a_packet_that_came_through_no_tunnel_drops", World::new(), data.bytes());
-    naked.input.vni = None;
+    naked.input.tunnel = None;
     vec![
         wrong.drops(DropReason::WrongVni),
         naked.drops(DropReason::NoTunnel),
@@ -86,10 +87,10 @@ fn leaving() -> Vec<Scenario> {
         leaves("a_mark_of_the_host_is_kept", data.bytes()).becomes(Verdict::Encapsulated, at_overlay(&data));
     other_mark.input.mark = 0x40;
     other_mark.expect.mark = 0x40;
-    other_mark.expect.tunnel = Some((VNI, NODE_2_TUNNEL));
+    other_mark.expect.tunnel = Some((VNI, v4_mapped(NODE_2_TUNNEL)));
     let mut host = leaves("a_socket_of_the_host_reaches_a_pod_of_another_node", data.bytes())
         .becomes(Verdict::Encapsulated, at_overlay(&data));
-    host.expect.tunnel = Some((VNI, NODE_2_TUNNEL));
+    host.expect.tunnel = Some((VNI, v4_mapped(NODE_2_TUNNEL)));
     let outside = Frame::tcp((GATEWAY, 40_000), (OUTSIDE, 80), SYN);
     let lost = Frame::tcp((GATEWAY, 40_000), (LOST, 80), SYN);
     vec![
@@ -98,7 +99,6 @@ fn leaving() -> Vec<Scenario> {
         host,
         leaves("the_overlay_knows_pod_cidrs_only", outside.bytes()).drops(DropReason::NoSuchNode),
         leaves("the_overlay_knows_no_such_node", lost.bytes()).drops(DropReason::NoSuchNode),
-        leaves("ipv6_into_the_overlay_is_left_alone", ipv6()),
         leaves("a_tunnel_key_that_cannot_be_set_drops_on_the_device", data.bytes())
             .drops(DropReason::NoTunnel)
             .faulty(Fault::Tunnel),

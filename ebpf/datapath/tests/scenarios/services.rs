@@ -9,7 +9,7 @@ use super::from_container::{FROM, at_overlay, at_server, sent};
 use super::packets::{ACK, FIN_ACK, Frame, HOST_MAC, POD_MAC, RST, SYN, SYN_ACK};
 use super::world::{
     BASE, BEFORE, CLIENT_IFINDEX, FAR, FAR_END, HOST_END, HOST_NETWORK, LOCAL, LOCAL_END, NODE_2_TUNNEL, NOW, OUTSIDE,
-    SERVER_IFINDEX, SERVICE, VIP, World, connection, forward, reply, tuple,
+    SERVER_IFINDEX, SERVICE, VIP, World, confirmed, connection, forward, reply, tuple,
 };
 use super::{Fault, Scenario};
 
@@ -40,6 +40,15 @@ fn local_now() -> [(Tuple, Flow); 2] {
 
 fn far_now() -> [(Tuple, Flow); 2] {
     connection(FROM, FAR, FAR_END, NOW)
+}
+
+/// As a client's packet finds and leaves it.
+fn local_met() -> [(Tuple, Flow); 2] {
+    [confirmed(local_now()[0]), local_now()[1]]
+}
+
+fn far_met() -> [(Tuple, Flow); 2] {
+    [confirmed(far_now()[0]), far_now()[1]]
 }
 
 fn opening() -> Vec<Scenario> {
@@ -111,6 +120,7 @@ fn refused() -> Vec<Scenario> {
     let mut strange = World::serving(&[LOCAL]);
     strange.frontends[0].1 ^= 1 << 32;
     let other_port = Frame::tcp(FROM, (VIP.0, 81), SYN);
+    let unallocated = Frame::tcp(FROM, ([10, 96, 0, 77], VIP.1), SYN);
     vec![
         opens("a_service_without_endpoints_refuses", World::new()).drops(DropReason::NoEndpoints),
         opens("a_service_whose_backends_all_died_refuses", dead(World::serving(&[LOCAL]), LOCAL))
@@ -119,8 +129,10 @@ fn refused() -> Vec<Scenario> {
         opens("a_row_longer_than_any_refuses", long).drops(DropReason::BadBackend),
         opens("a_backend_beyond_the_table_refuses", World::serving(&[u32::MAX])).drops(DropReason::BadBackend),
         opens("a_service_beyond_the_table_refuses", unknown_service).drops(DropReason::BadBackend),
-        opens("a_frontend_with_a_strange_tag_is_a_miss", strange).verdict(Verdict::Stack),
-        sent("an_unknown_port_is_no_service", World::serving(&[LOCAL]), other_port.bytes()).verdict(Verdict::Stack),
+        opens("a_frontend_with_a_strange_tag_is_a_miss", strange).drops(DropReason::UnknownPort),
+        sent("an_unknown_port_is_refused", World::serving(&[LOCAL]), other_port.bytes()).drops(DropReason::UnknownPort),
+        sent("an_address_that_is_no_services_drops", World::serving(&[LOCAL]), unallocated.bytes())
+            .drops(DropReason::UnallocatedVip),
         opens("a_full_conntrack_refuses_a_new_connection", World::serving(&[LOCAL]))
             .drops(DropReason::ConntrackFull)
             .faulty(Fault::ConntrackFull),
@@ -138,7 +150,7 @@ fn established() -> Vec<Scenario> {
     let known = |backend, end| connection(FROM, backend, end, BEFORE);
     let flagged = |flags| {
         let (key, flow) = forward(FROM, LOCAL, NOW);
-        [(key, Flow { flags, ..flow }), local_now()[1]]
+        [confirmed((key, Flow { flags, ..flow })), local_now()[1]]
     };
     vec![
         // The service has lost its row: an established connection does not ask.
@@ -148,21 +160,21 @@ fn established() -> Vec<Scenario> {
             data.bytes(),
         )
         .reaches_pod(SERVER_IFINDEX, to_local(&data))
-        .leaves(&local_now()),
+        .leaves(&local_met()),
         sent(
             "an_established_connection_stays_with_its_remote_backend",
             World::serving(&[LOCAL]).with_flows(&known(FAR, FAR_END)),
             data.bytes(),
         )
         .reaches_node_2(to_far(&data))
-        .leaves(&far_now()),
+        .leaves(&far_met()),
         sent(
             "a_reply_entry_that_is_gone_comes_back_with_the_next_packet",
             World::serving(&[FAR]).with_flows(&[known(LOCAL, LOCAL_END)[0]]),
             data.bytes(),
         )
         .reaches_pod(SERVER_IFINDEX, to_local(&data))
-        .leaves(&local_now()),
+        .leaves(&local_met()),
         sent("a_fin_is_remembered", World::new().with_flows(&known(LOCAL, LOCAL_END)), fin.bytes())
             .reaches_pod(SERVER_IFINDEX, to_local(&fin))
             .leaves(&flagged(FIN)),
@@ -178,8 +190,6 @@ fn established() -> Vec<Scenario> {
 fn healing() -> Vec<Scenario> {
     let data = Frame::tcp(FROM, VIP, ACK);
     let old = connection(FROM, FAR, FAR_END, BEFORE);
-    // The old entry was met, and so stamped, before it was found to be stale and replaced.
-    let healed = [local_now()[0], local_now()[1], old[1]];
     let mut strange = World::serving(&[LOCAL]).with_flows(&old);
     strange.flows[0].1.tag ^= 1;
     let base = slot_of(tuple(FROM, VIP).hash(), BASE, 2);
@@ -187,18 +197,21 @@ fn healing() -> Vec<Scenario> {
     half_dead.slots.retain(|(index, _)| *index != base);
     half_dead.slots.push((base, FAR));
     let half_dead = half_dead.with_backend(FAR, |backend| backend.state = backend_state::DEAD);
-    let healing =
-        |name, world| sent(name, world, data.bytes()).reaches_pod(SERVER_IFINDEX, to_local(&data)).leaves(&healed);
+    let refused = |name, world| {
+        sent(name, world, data.bytes()).drops(DropReason::BackendGone).leaves(&[confirmed(far_now()[0]), old[1]])
+    };
     vec![
-        healing(
-            "a_stale_generation_heals_on_the_next_packet",
+        refused(
+            "a_tcp_connection_of_a_stale_generation_is_refused",
             World::serving(&[LOCAL]).with_flows(&old).with_backend(FAR, |backend| backend.generation += 1),
         ),
-        healing(
-            "a_connection_to_a_dead_backend_moves",
+        refused(
+            "a_tcp_connection_to_a_dead_backend_is_refused",
             World::serving(&[LOCAL]).with_flows(&old).with_backend(FAR, |b| b.state = backend_state::DEAD),
         ),
-        healing("a_flow_with_a_strange_tag_is_a_miss", strange),
+        sent("a_flow_with_a_strange_tag_is_a_miss", strange, data.bytes())
+            .reaches_pod(SERVER_IFINDEX, to_local(&data))
+            .leaves(&[local_now()[0], local_now()[1], old[1]]),
         opens("a_dead_backend_in_the_row_is_passed_over", half_dead)
             .reaches_pod(SERVER_IFINDEX, to_local(&syn()))
             .leaves(&local_now()),
@@ -219,10 +232,10 @@ fn replies() -> Vec<Scenario> {
     vec![
         sent("the_reply_of_a_local_backend_carries_the_cluster_ip", World::new().with_flows(&known), &answer)
             .reaches_pod(CLIENT_IFINDEX, at_client(&answer))
-            .leaves(&[known[0], local_now()[1]]),
+            .leaves(&[known[0], confirmed(local_now()[1])]),
         sent("the_fin_of_a_backend_is_remembered", World::new().with_flows(&known), &fin)
             .reaches_pod(CLIENT_IFINDEX, at_client(&fin))
-            .leaves(&[known[0], (key, Flow { flags: flow.flags | FIN, ..flow })]),
+            .leaves(&[known[0], confirmed((key, Flow { flags: flow.flags | FIN, ..flow }))]),
     ]
 }
 

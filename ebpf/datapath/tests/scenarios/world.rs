@@ -2,9 +2,11 @@
 
 use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, features};
-use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
+use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Tuple, backend_word, direction, flow_flags};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
-use diolkos_abi::service::{Backend, FrontendKey, MemberKey, Service, backend_state, frontend_word, row_word, scope};
+use diolkos_abi::service::{
+    Backend, FrontendKey, MemberKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
+};
 
 use super::packets::{End, HOST_MAC, POD_MAC};
 
@@ -58,6 +60,7 @@ pub struct World {
     pub backends: Vec<(u32, Backend)>,
     pub members: Vec<(MemberKey, u64)>,
     pub flows: Vec<(Tuple, Flow)>,
+    pub fragments: Vec<(FragmentKey, Fragment)>,
     pub endpoints: Vec<([u8; 16], Endpoint)>,
     pub nodes: Vec<(u32, Node)>,
     pub routes: Vec<(RouteKey, Route)>,
@@ -70,7 +73,16 @@ impl World {
         let mut world = Self::default();
         world.pod(CLIENT, CLIENT_IFINDEX, POD_MAC, HOST_MAC);
         world.pod(SERVER, SERVER_IFINDEX, SERVER_MAC, SERVER_HOST_MAC);
-        world.nodes.push((NODE_2, Node { tunnel_v4: NODE_2_TUNNEL, mac: NODE_2_MAC, mtu: 1450, ..Node::default() }));
+        world.nodes.push((
+            NODE_2,
+            Node {
+                tunnel_v4: NODE_2_TUNNEL,
+                mac: NODE_2_MAC,
+                mtu: 1450,
+                prefix_v4: [10, 244, 2, 0],
+                ..Node::default()
+            },
+        ));
         world.route([10, 244, 2, 0], NODE_2);
         world.route([10, 244, 3, 0], 3);
         world.frontend(VIP, SERVICE);
@@ -90,6 +102,10 @@ impl World {
     pub fn frontend(&mut self, (address, port): End, service: u32) {
         let key = FrontendKey::new(v4_mapped(address), port.to_be_bytes(), protocol::TCP, scope::CLUSTER);
         self.frontends.push((key, frontend_word(service, key.tag(), 0)));
+        let marker = FrontendKey::new(v4_mapped(address), [0; 2], 0, scope::CLUSTER);
+        if !self.frontends.iter().any(|(key, _)| *key == marker) {
+            self.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));
+        }
     }
 
     /// Gives [`SERVICE`] a row.
@@ -182,6 +198,11 @@ pub fn reply(client: End, dialled: End, backend: u32, end: End, seen: u32) -> (T
         ..entry(&key, backend, seen)
     };
     (key, flow)
+}
+
+/// A flow as a packet that does not open the connection leaves it.
+pub fn confirmed((key, flow): (Tuple, Flow)) -> (Tuple, Flow) {
+    (key, Flow { flags: flow.flags | flow_flags::CONFIRMED, ..flow })
 }
 
 fn entry(key: &Tuple, backend: u32, seen: u32) -> Flow {

@@ -11,17 +11,21 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::SockAddrContext;
 use diolkos_abi::address::Address;
-use diolkos_abi::config::Config;
+use diolkos_abi::config::{Config, Lifetimes, features};
 use diolkos_abi::conntrack::{
-    CONNECTED_UDPS, ConnectedUdp, FLOWS, Flow, PEERS, Peer, PeerKey, SocketFlow, TIME_SHIFT, Tuple,
+    CONNECTED_UDPS, ConnectedUdp, FLOWS, FRAGMENTS, Flow, Fragment, FragmentKey, PEERS, Peer, PeerKey, SocketFlow,
+    TIME_SHIFT, Tuple,
 };
 use diolkos_abi::counter::COUNTERS;
-use diolkos_abi::pod::{ENDPOINTS, Endpoint, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES, Source};
+use diolkos_abi::event::{ANSWER_WINDOWS, ANSWERS_PER_TICK, Answers};
+use diolkos_abi::pod::{
+    ENDPOINTS, Endpoint, HINTS, NETNSES, NODES, Netns, Node, ROUTES, Route, RouteKey, SOURCES, Source,
+};
 use diolkos_abi::service::{
     AFFINITIES, Affinity, AffinityKey, BACKENDS, Backend, FRONTENDS, FrontendKey, MEMBERS, MemberKey, SERVICES, SLOTS,
     SLOTS_PER_LINE, Service, SlotLine,
 };
-use diolkos_datapath::{Insert, InsertError, Tables};
+use diolkos_datapath::{Insert, InsertError, Scratch, Tables, expired};
 
 #[map]
 static FRONTEND: HashMap<FrontendKey, u64> = HashMap::with_max_entries(FRONTENDS, BPF_F_NO_PREALLOC);
@@ -38,15 +42,21 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entrie
 #[map]
 static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, BPF_F_NO_COMMON_LRU);
 #[map]
+static FRAGMENT: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(FRAGMENTS, BPF_F_NO_COMMON_LRU);
+#[map]
 static ENDPOINT: HashMap<Address, Endpoint> = HashMap::with_max_entries(ENDPOINTS, BPF_F_NO_PREALLOC);
 #[map]
 static SOURCE: Array<Source> = Array::with_max_entries(SOURCES, 0);
+#[map]
+static HINT: Array<u32> = Array::with_max_entries(HINTS, 0);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(NODES, 0);
 #[map]
 static ROUTE: HashMap<RouteKey, Route> = HashMap::with_max_entries(ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static NETNS: HashMap<u64, Netns> = HashMap::with_max_entries(NETNSES, BPF_F_NO_PREALLOC);
+#[map]
+static ANSWER: PerCpuArray<Answers> = PerCpuArray::with_max_entries(ANSWER_WINDOWS, 0);
 #[map]
 static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[map]
@@ -55,6 +65,10 @@ static PEER: LruHashMap<PeerKey, Peer> = LruHashMap::with_max_entries(PEERS, 0);
 static UDP: LruHashMap<u64, ConnectedUdp> = LruHashMap::with_max_entries(CONNECTED_UDPS, 0);
 #[btf_map]
 static SOCKET: SkStorage<SocketFlow> = SkStorage::new();
+
+/// What does not fit the stack. The programs' own, for the time of one packet.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Written by the agent before loading; the verifier takes each word for a constant.
 #[unsafe(no_mangle)]
@@ -81,6 +95,12 @@ pub(crate) fn count(index: u32) {
         // SAFETY: the element is this core's own, and tc and cgroup programs are not preempted by each other.
         unsafe { *counter += 1 };
     }
+}
+
+/// Nothing but counters is written.
+#[inline(always)]
+fn dry() -> bool {
+    config().features & features::DRY_RUN != 0
 }
 
 /// The kernel's maps, on behalf of a packet or of a socket.
@@ -172,31 +192,48 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16) -> Option<Flow> {
-        let entry = CONNTRACK.get_ptr_mut(key)?;
+    fn flow(&mut self, key: &Tuple, tag: u32, flags: u16, lifetimes: &Lifetimes) -> Option<Flow> {
+        let mut entry = CONNTRACK.get_ptr_mut(key)?;
+        // SAFETY: as below.
+        if unsafe { read_volatile(&raw const (*entry).tag) } != tag {
+            entry = CONNTRACK.get_ptr_mut(key)?;
+        }
         // SAFETY: the kernel keeps the element's memory while the program runs, though it may come to hold another
         // key's value. The tag is read last, so that a value replaced meanwhile is found out.
         unsafe {
             let backend = read_volatile(&raw const (*entry).backend);
-            let present = read_volatile(&raw const (*entry).tag);
+            let known = (*entry).flags;
             let seen = (*entry).seen;
-            if present == tag {
-                let now = self.now();
-                if seen != now {
-                    (*entry).seen = now;
-                }
-                if flags != 0 {
-                    (*entry).flags |= flags;
-                }
+            let present = read_volatile(&raw const (*entry).tag);
+            let now = self.now();
+            if present != tag || expired(lifetimes, key.protocol, known, seen, now) {
+                return None;
             }
-            let flow = Flow { backend, tag: present, seen, ..*entry };
-            Some(flow)
+            if seen != now && !dry() {
+                (*entry).seen = now;
+            }
+            if flags & !known != 0 && !dry() {
+                (*entry).flags = known | flags;
+            }
+            Some(Flow { backend, tag: present, seen, ..*entry })
         }
+    }
+
+    type Scratch = &'static mut Scratch;
+
+    #[inline(always)]
+    fn scratch(&mut self) -> Option<&'static mut Scratch> {
+        // SAFETY: the element is this core's own, tc programs are not preempted by each other, and no two borrows of it
+        // live at one time.
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
     }
 
     #[inline(always)]
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError> {
         const EEXIST: i32 = -17;
+        if dry() {
+            return Ok(());
+        }
         let flags = match insert {
             Insert::IfAbsent => BPF_NOEXIST,
             Insert::Replace => BPF_ANY,
@@ -208,8 +245,24 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn remove_flow(&mut self, key: &Tuple) {
-        // That it is gone already is fine.
-        let _ = CONNTRACK.remove(key);
+        if !dry() {
+            // That it is gone already is fine.
+            let _ = CONNTRACK.remove(key);
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&mut self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: as for `flow`; the caller compares the tag.
+        unsafe { FRAGMENT.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) {
+        if !dry() {
+            // Without room the later fragments are refused, and counted.
+            let _ = FRAGMENT.insert(key, fragment, BPF_ANY.into());
+        }
     }
 
     #[inline(always)]
@@ -219,9 +272,15 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn endpoint(&mut self, address: &Address) -> Option<Endpoint> {
-        // SAFETY: the element's memory stays while the program runs; the caller compares the tag.
-        unsafe { ENDPOINT.get(address) }.copied()
+    fn endpoint(&mut self, address: &Address, tag: u32) -> Option<Endpoint> {
+        let mut endpoint = ENDPOINT.get_ptr(address)?;
+        // SAFETY: the element's memory stays while the program runs; another key's value has another tag.
+        unsafe {
+            if read_volatile(&raw const (*endpoint).tag) != tag {
+                endpoint = ENDPOINT.get_ptr(address)?;
+            }
+            (read_volatile(&raw const (*endpoint).tag) == tag).then_some(*endpoint)
+        }
     }
 
     #[inline(always)]
@@ -232,6 +291,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn remember_source(&mut self, source: &Source) {
+        if dry() {
+            return;
+        }
         if let Some(element) = SOURCE.get_ptr_mut(source.ifindex & (SOURCES - 1)) {
             // SAFETY: as for `source`; the last writer wins.
             unsafe { *element = *source };
@@ -240,8 +302,23 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn route(&mut self, key: &RouteKey) -> Option<Route> {
-        // SAFETY: as for `endpoint`.
+        // SAFETY: the element's memory stays while the program runs; the caller compares the tag.
         unsafe { ROUTE.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn hint(&mut self, index: u32) -> u32 {
+        HINT.get(index).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn remember_hint(&mut self, index: u32, node: u32) {
+        if !dry()
+            && let Some(hint) = HINT.get_ptr_mut(index)
+        {
+            // SAFETY: one aligned store; the last writer wins.
+            unsafe { *hint = node };
+        }
     }
 
     #[inline(always)]
@@ -260,7 +337,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn netns(&mut self, cookie: u64) -> Option<Netns> {
-        // SAFETY: as for `endpoint`.
+        // SAFETY: as for `route`.
         unsafe { NETNS.get(cookie) }.copied()
     }
 
@@ -319,6 +396,23 @@ impl Tables for Kernel {
     fn forget_udp(&mut self, cookie: u64) {
         // That it is gone already is fine.
         let _ = UDP.remove(cookie);
+    }
+
+    #[inline(always)]
+    fn answers(&mut self) -> bool {
+        let now = self.now();
+        let Some(answers) = ANSWER.get_ptr_mut(0) else { return false };
+        // SAFETY: the element is this core's own.
+        unsafe {
+            if (*answers).tick != now {
+                *answers = Answers { tick: now, made: 0 };
+            }
+            if (*answers).made >= ANSWERS_PER_TICK {
+                return false;
+            }
+            (*answers).made += 1;
+        }
+        true
     }
 
     #[inline(always)]

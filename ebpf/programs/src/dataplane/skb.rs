@@ -1,21 +1,29 @@
 //! A socket buffer as the logic sees it: direct access to its linear part.
 
 use core::arch::asm;
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key};
-use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_get_tunnel_key,
-    bpf_skb_pull_data, bpf_skb_set_tunnel_key,
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
+    bpf_redir_neigh, bpf_tunnel_key,
 };
+use aya_ebpf::helpers::{
+    bpf_get_smp_processor_id, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_pull_data, bpf_skb_set_tunnel_key,
+};
+use diolkos_abi::address::{Address, address_words, from_words, is_v4, v4_mapped, v4_of};
 use diolkos_abi::config::features;
 use diolkos_datapath::rewrite::adjust;
-use diolkos_datapath::{Change, Packet};
+use diolkos_datapath::{Change, Checksum, Packet, Tunnel};
 
 use crate::maps::config;
 
 /// Hop limit of the outer header.
 const TUNNEL_TTL: u8 = 64;
+/// Size of `struct bpf_tunnel_key` before Linux 6.0 added our own address to it: every kernel takes it.
+const TUNNEL_KEY: u32 = 28;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// `PACKET_HOST` of linux/if_packet.h: for this host.
 const PACKET_HOST: u32 = 0;
 /// Bytes of one word.
@@ -83,6 +91,21 @@ impl Skb {
         // SAFETY: the context is the one the kernel passed in.
         (unsafe { bpf_l4_csum_replace(self.skb, at as u32, from, to, flags | WORD as u64) } == 0).then_some(())
     }
+
+    /// Whom the tunnel of the packet came from, if it is one of this family.
+    #[inline(always)]
+    fn tunnel_of(&mut self, flags: u64) -> Option<bpf_tunnel_key> {
+        // SAFETY: an integer struct, all of whose bit patterns are values.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        // SAFETY: the size is below that of the struct.
+        (unsafe { bpf_skb_get_tunnel_key(self.skb, &mut key, TUNNEL_KEY, flags) } == 0).then_some(key)
+    }
+}
+
+/// A UDP checksum is never written as 0, which means that there is none.
+#[inline(always)]
+fn written(checksum: u16, udp: bool) -> u16 {
+    if udp && checksum == 0 { u16::MAX } else { checksum }
 }
 
 impl Packet for Skb {
@@ -140,32 +163,74 @@ impl Packet for Skb {
         Some(())
     }
 
-    /// The kernel alone knows whether the checksum is complete or still the device's to compute; then the field holds
-    /// the sum of the pseudo header only, and ports do not concern it. What the first helper made of the field tells
-    /// which, and spares the second one, unless both ways lead to the same value.
     #[inline(always)]
-    fn fix_checksum(&mut self, at: usize, address: Change, ports: Change) -> Option<()> {
+    fn length(&self) -> u32 {
+        // SAFETY: the context is the one the kernel passed in.
+        unsafe { read_volatile(&raw const (*self.skb).len) }
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.skb).gso_size) }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_skb_change_tail(self.skb, length, 0) } == 0).then_some(())
+    }
+
+    /// The kernel alone knows whether the checksum is complete or still the device's to compute; then the field holds
+    /// the sum of the pseudo header only, and the segment's words do not concern it. What the first helper made of the
+    /// field tells which, and spares the second one, unless both ways lead to the same value.
+    ///
+    /// Of IPv6 the kernel must not be told that addresses change: it would take them off the sum of the whole packet,
+    /// to which they still belong (`BPF_F_IPV6`, which says so, is of Linux 6.16). Without that flag it leaves a field
+    /// alone that the device is to complete, and that is what tells.
+    #[inline(always)]
+    fn fix_checksum(&mut self, at: usize, addresses: Change, words: Change, checksum: Checksum) -> Option<()> {
         let before = self.checksum(at)?;
-        self.replace_checksum(at, address, BPF_F_PSEUDO_HDR.into())?;
-        if ports.from == ports.to {
+        if checksum.udp && !checksum.v6 && before == 0 {
             return Some(());
         }
-        let after = self.checksum(at)?;
-        let complete = adjust(before, address.from, address.to);
-        let pending = !adjust(!before, address.from, address.to);
-        if complete == pending || (after != complete && after != pending) {
-            return self.replace_checksum(at, ports, 0);
+        let mangled = if checksum.udp { BPF_F_MARK_MANGLED_0.into() } else { 0 };
+        let complete = written(adjust(before, addresses.from, addresses.to), checksum.udp);
+        let pending = if checksum.v6 { before } else { !adjust(!before, addresses.from, addresses.to) };
+        if complete == pending {
+            if !checksum.v6 {
+                self.replace_checksum(at, addresses, mangled | u64::from(BPF_F_PSEUDO_HDR))?;
+            }
+            return self.replace_checksum(at, words, mangled);
         }
-        if after == complete {
-            self.set_checksum(at, adjust(after, ports.from, ports.to))?;
+        let pseudo = if checksum.v6 { 0 } else { u64::from(BPF_F_PSEUDO_HDR) };
+        self.replace_checksum(at, addresses, mangled | pseudo)?;
+        if self.checksum(at)? == complete {
+            let after = adjust(complete, words.from, words.to);
+            return self.set_checksum(at, written(after, checksum.udp));
+        }
+        if checksum.v6 {
+            return self.set_checksum(at, !adjust(!before, addresses.from, addresses.to));
         }
         Some(())
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.skb).ifindex) }
     }
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.skb).vlan_present) != 0 }
     }
 
     #[inline(always)]
@@ -181,26 +246,46 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn tunnel_vni(&mut self) -> Option<u32> {
-        // SAFETY: an integer struct, all of whose bit patterns are values.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        // SAFETY: the size is that of the struct.
-        let result = unsafe { bpf_skb_get_tunnel_key(self.skb, &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
-        (result == 0).then_some(key.tunnel_id)
+    fn note(&mut self, value: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(&raw mut (*self.skb).cb[0], value) };
     }
 
     #[inline(always)]
-    fn set_tunnel(&mut self, vni: u32, remote: [u8; 4]) -> Option<()> {
-        // SAFETY: as for `tunnel_vni`.
+    fn noted(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.skb).cb[0]) }
+    }
+
+    #[inline(always)]
+    fn tunnel(&mut self) -> Option<Tunnel> {
+        // SAFETY: both fields of the union are plain integers, and the helper filled the one of its family.
+        unsafe {
+            if let Some(key) = self.tunnel_of(0) {
+                let remote = v4_mapped(key.__bindgen_anon_1.remote_ipv4.to_be_bytes());
+                return Some(Tunnel { vni: key.tunnel_id, remote });
+            }
+            let key = self.tunnel_of(BPF_F_TUNINFO_IPV6.into())?;
+            Some(Tunnel { vni: key.tunnel_id, remote: from_words(key.__bindgen_anon_1.remote_ipv6) })
+        }
+    }
+
+    /// The outer UDP checksum is left out over IPv4, where that is allowed (RFC 7348).
+    #[inline(always)]
+    fn set_tunnel(&mut self, vni: u32, remote: &Address) -> Option<()> {
+        // SAFETY: an integer struct, all of whose bit patterns are values.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         key.tunnel_id = vni;
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
         key.tunnel_ttl = TUNNEL_TTL;
-        // SAFETY: as for `tunnel_vni`.
-        let result = unsafe {
-            bpf_skb_set_tunnel_key(self.skb, &mut key, size_of::<bpf_tunnel_key>() as u32, BPF_F_ZERO_CSUM_TX.into())
+        let flags = if is_v4(remote) {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(v4_of(remote));
+            BPF_F_ZERO_CSUM_TX
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = address_words(remote);
+            BPF_F_TUNINFO_IPV6
         };
-        (result == 0).then_some(())
+        // SAFETY: the size is below that of the struct.
+        (unsafe { bpf_skb_set_tunnel_key(self.skb, &mut key, TUNNEL_KEY, flags.into()) } == 0).then_some(())
     }
 
     #[inline(always)]
@@ -219,6 +304,33 @@ impl Packet for Skb {
     fn redirect(&mut self, ifindex: u32) {
         // SAFETY: as above.
         unsafe { bpf_redirect(ifindex, 0) };
+    }
+
+    #[inline(always)]
+    fn redirect_neighbour(&mut self, ifindex: u32, next_hop: &Address, v6: bool) {
+        // SAFETY: an integer struct, all of whose bit patterns are values.
+        let mut target: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+        if v6 {
+            target.nh_family = AF_INET6;
+            target.__bindgen_anon_1.ipv6_nh = address_words(next_hop);
+        } else {
+            target.nh_family = AF_INET;
+            target.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(v4_of(next_hop));
+        }
+        // SAFETY: the size is that of the struct; as above.
+        unsafe { bpf_redirect_neigh(ifindex, &mut target, size_of::<bpf_redir_neigh>() as i32, 0) };
+    }
+
+    #[inline(always)]
+    fn redirect_ingress(&mut self, ifindex: u32) {
+        // SAFETY: as above.
+        unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) };
+    }
+
+    #[inline(always)]
+    fn core(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_smp_processor_id() as u32 }
     }
 
     #[inline(always)]
