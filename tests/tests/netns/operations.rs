@@ -1,6 +1,7 @@
 //! What the operator sees of a node: status, services, metrics.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::Config;
@@ -16,6 +17,9 @@ use diolkos_agent::state::{self, Census, NamedService, Question, Readiness};
 
 use crate::world::{NODE, World, ifindex, ip, on_a_node};
 
+/// Nothing is missing.
+const READY: Readiness =
+    Readiness { programs: true, services: true, endpoint_slices: true, nodes: true, maps: true, cni: true };
 const VIP: [u8; 4] = [10, 96, 0, 10];
 
 /// A service with two backends, of which one is gone.
@@ -68,6 +72,16 @@ impl Agent {
         });
         Self { address, handle, endpoint: runtime }
     }
+
+    /// Status and body of an answer.
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
 }
 
 #[test]
@@ -103,9 +117,7 @@ fn a_node_is_healthy_while_its_agent_is_ready_and_its_programs_run() {
         let starting = look();
         assert!(starting.agent.alive && !starting.agent.ready && !starting.healthy, "{starting:?}");
         assert!(starting.agent.lacks.iter().any(|lack| lack.starts_with("cni failed")), "{starting:?}");
-        let all =
-            Readiness { programs: true, services: true, endpoint_slices: true, nodes: true, maps: true, cni: true };
-        agent.handle.update(|state| state.readiness = all);
+        agent.handle.update(|state| state.readiness = READY);
         let running = look();
         assert!(running.healthy && running.problems.is_empty(), "{running:?}");
         assert_eq!((running.counts.services, running.counts.frontends, running.counts.backends), (1, 1, 1));
@@ -120,6 +132,35 @@ fn a_node_is_healthy_while_its_agent_is_ready_and_its_programs_run() {
         let alone = status::status(&pins(world), agent.address).unwrap();
         assert!(!alone.agent.alive && !alone.healthy, "{alone:?}");
         assert!(alone.problems[0].contains("the agent is away"), "{alone:?}");
+    });
+}
+
+#[test]
+fn metrics_count_what_the_programs_refuse_and_readyz_turns_with_the_agent() {
+    on_a_node(|world| {
+        let mut kernel = world.open();
+        let key = FrontendKey::new(v4_mapped(VIP), 80_u16.to_be_bytes(), protocol::TCP, scope::CLUSTER);
+        kernel.insert_frontends(&[(key, frontend_word(6, key.tag(), 0))]).unwrap();
+        kernel.put_in_place().unwrap();
+        let agent = Agent::start(world);
+        let refused = "diolkos_drops_total{hook=\"connect\",reason=\"no_endpoints\"} 3\n";
+        let (status, before) = agent.get("/metrics");
+        assert!(status == 200 && !before.contains("diolkos_drops_total{"), "{before}");
+        for _ in 0..3 {
+            let error = TcpStream::connect((Ipv4Addr::from(VIP), 80)).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        let (_, after) = agent.get("/metrics");
+        assert!(after.contains(refused) && after.contains("\ndiolkos_services 1\n"), "{after}");
+
+        let (status, text) = agent.get("/readyz");
+        assert!(status == 503 && text.contains("[-]programs failed") && text.contains("[-]cni failed"), "{text}");
+        agent.handle.update(|state| state.readiness = READY);
+        let (status, text) = agent.get("/readyz");
+        assert!(status == 200 && text.contains("[+]cni ok") && text.ends_with("readyz check passed\n"), "{text}");
+        assert_eq!(agent.get("/healthz"), (200, "ok\n".into()));
+        assert_eq!(agent.get("/debug/services").0, 200);
+        assert_eq!(agent.get("/nothing").0, 404);
     });
 }
 
