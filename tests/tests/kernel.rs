@@ -4,6 +4,8 @@
 
 #[path = "kernel/dataplane.rs"]
 mod dataplane;
+#[path = "kernel/events.rs"]
+mod events;
 #[path = "kernel/packets.rs"]
 mod packets;
 #[path = "../../ebpf/datapath/tests/scenarios/mod.rs"]

@@ -4,6 +4,8 @@
 #![allow(unsafe_code, unreachable_pub)]
 #![feature(asm_experimental_arch)]
 
+#[path = "dataplane/event.rs"]
+mod event;
 #[path = "dataplane/maps.rs"]
 mod maps;
 #[path = "dataplane/skb.rs"]
@@ -87,10 +89,14 @@ fn classify(
     ctx: TcContext,
     run: impl FnOnce(&Config, &mut Skb, &mut Kernel) -> Result<Verdict, DropReason>,
 ) -> i32 {
-    let outcome = run(config(), &mut Skb::new(ctx.skb.skb), &mut Kernel::of_packet());
-    match outcome {
+    let skb = ctx.skb.skb;
+    match run(config(), &mut Skb::new(skb), &mut Kernel::of_packet()) {
         Ok(verdict) => {
-            count(verdict_index(hook, verdict));
+            let index = verdict_index(hook, verdict);
+            count(index);
+            if event::flow_is_watched() {
+                event::tell_packet(skb, index);
+            }
             match verdict {
                 // The next program of the chain, then the host's stack or the device.
                 Verdict::Untouched
@@ -102,7 +108,11 @@ fn classify(
             }
         }
         Err(reason) => {
-            count(drop_index(hook, reason));
+            let index = drop_index(hook, reason);
+            count(index);
+            if event::drops_are_watched() {
+                event::tell_packet(skb, index);
+            }
             TC_ACT_SHOT as i32
         }
     }

@@ -50,7 +50,7 @@ impl Wrapper {
 }
 
 /// What came out of one test run.
-struct Output {
+pub struct Output {
     code: u32,
     bytes: Vec<u8>,
     mark: u32,
@@ -58,7 +58,7 @@ struct Output {
 
 /// A packet of a test run has no tunnel metadata and is never cut off early. One that shall be either runs through a
 /// wrapper that attaches the metadata as the overlay device would, or cuts, and then tail-calls the program.
-fn run(program: &SchedClassifier, input: &Input) -> Result<Output, String> {
+pub fn run(program: &SchedClassifier, input: &Input) -> Result<Output, String> {
     let mut context = [0_u8; CONTEXT];
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(MARK, input.mark);

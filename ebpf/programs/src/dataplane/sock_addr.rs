@@ -10,6 +10,7 @@ use diolkos_abi::config::{Config, features};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 use diolkos_datapath::Peer;
 
+use crate::event;
 use crate::maps::{Kernel, config, count};
 
 /// The system call goes on.
@@ -26,14 +27,22 @@ pub(crate) fn run<const V6: bool>(hook: Hook, ctx: SockAddrContext) -> i32 {
     let mut peer = read::<V6>(sock_addr);
     match decide(hook, config(), &mut peer, &mut Kernel::of_socket(ctx)) {
         Ok(verdict) => {
-            count(verdict_index(hook, verdict));
+            let index = verdict_index(hook, verdict);
+            count(index);
+            if event::flow_is_watched() {
+                event::tell_call(&peer, index);
+            }
             if verdict == Verdict::Translated {
                 write::<V6>(sock_addr, &peer);
             }
             ALLOW
         }
         Err(reason) => {
-            count(drop_index(hook, reason));
+            let index = drop_index(hook, reason);
+            count(index);
+            if event::drops_are_watched() {
+                event::tell_call(&peer, index);
+            }
             refuse(hook)
         }
     }

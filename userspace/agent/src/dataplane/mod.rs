@@ -39,9 +39,9 @@ pub mod map {
     pub const PEER: &str = "PEER";
     pub const UDP: &str = "UDP";
     /// All that are pinned. What else the object has is the programs' own and starts empty with each load.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 17] = [
         FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET, MEMBER, AFFINITY,
-        PEER, UDP,
+        PEER, UDP, CONTROL, EVENT,
     ];
 }
 
