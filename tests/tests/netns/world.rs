@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use diolkos_abi::config::Config;
-use diolkos_agent::dataplane::kernel::{self, Kernel, KernelOptions};
+use diolkos_agent::dataplane::Dataplane as _;
+use diolkos_agent::dataplane::kernel::{self, Facts, Kernel, KernelOptions};
 use diolkos_tests::cgroup::Hierarchies;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -62,9 +65,15 @@ impl World {
         KernelOptions { bpffs: self.bpffs.clone(), node: NODE.into(), cgroup: self.cgroup.clone(), config }
     }
 
-    /// A dataplane without an overlay.
+    /// A dataplane without an overlay, with its programs in place.
     pub(crate) fn open(&self) -> Kernel {
-        Kernel::open(&self.options(Config::default())).unwrap_or_else(|error| panic!("{error}"))
+        self.open_with(Config::default())
+    }
+
+    pub(crate) fn open_with(&self, config: Config) -> Kernel {
+        let mut kernel = Kernel::open(&self.options(config)).unwrap_or_else(|error| panic!("{error}"));
+        kernel.put_in_place().unwrap_or_else(|error| panic!("{error}"));
+        kernel
     }
 
     /// The directory of the links' pins.
@@ -77,7 +86,8 @@ impl World {
         self.pins().join("maps")
     }
 
-    fn pins(&self) -> PathBuf {
+    /// The directory of the layout.
+    pub(crate) fn pins(&self) -> PathBuf {
         self.bpffs.join(format!("diolkos/{}/v{}", NODE.replace('.', "_"), diolkos_abi::LAYOUT))
     }
 }
@@ -96,6 +106,39 @@ pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("run ip (iproute2)");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The names in a directory, sorted; none when it is not there.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Link id and program id of a pin. A filter has no link: its id is 0.
+pub(crate) fn link(path: &Path) -> (u32, u32) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let is_socket_hook = ["connect", "getpeername", "recvmsg", "sendmsg"].iter().any(|hook| name.starts_with(hook));
+    if !has_tcx() && !is_socket_hook {
+        return (0, ProgramInfo::from_pin(path).unwrap().id());
+    }
+    let info = FdLink::from(PinnedLink::from_pin(path).unwrap()).info().unwrap();
+    (info.id(), info.program_id())
+}
+
+/// Whether devices have links (Linux 6.6), or filters, which cannot be asked for here.
+pub(crate) fn has_tcx() -> bool {
+    Facts::of_kernel().tcx()
+}
+
+/// Asserts how many programs run on a device.
+pub(crate) fn assert_attached(ifname: &str, programs: usize) {
+    if !has_tcx() {
+        return;
+    }
+    let count = |attach| SchedClassifier::query_tcx(ifname, attach).unwrap().1.len();
+    assert_eq!(count(TcAttachType::Ingress) + count(TcAttachType::Egress), programs, "programs on {ifname}");
 }
 
 /// The index of a network device.

@@ -22,6 +22,7 @@ fn pods_talk_through_the_programs_and_a_restart_does_not_interrupt_them() {
         let options = machine.options(&overlay);
         let mut node = Node::new().await;
         node.restart(Shared::new(Kernel::open(&options).unwrap()));
+        node.dataplane.lock().put_in_place().unwrap();
 
         let (server, client) = (Sandbox::new(), Sandbox::new());
         let at = SocketAddr::from((address(&node.add("server", &server).await.unwrap()), 7000));

@@ -88,7 +88,7 @@ impl Agent {
         let this = node::this(&options, &overlay_config, &overlay, clock);
         let pod_cidrs = [this.pod_cidr_v4.map(IpNetwork::V4), this.pod_cidr_v6.map(IpNetwork::V6)];
         let pod_cidrs: Vec<String> = pod_cidrs.iter().flatten().map(ToString::to_string).collect();
-        tracing::info!(pod_cidrs = pod_cidrs.join(","), mtu = overlay.mtu, "programs attached");
+        tracing::info!(pod_cidrs = pod_cidrs.join(","), mtu = overlay.mtu, "programs loaded");
         state.update(|state| state.readiness.programs = true);
         Ok(Self {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
@@ -246,6 +246,7 @@ impl Agent {
 
     /// The first sync is done: from now on pods may come. The configuration is the last thing a runtime waits for.
     async fn serve_pods(&mut self, mut stopped: tokio::sync::watch::Receiver<()>) -> anyhow::Result<()> {
+        self.dataplane.lock().put_in_place()?;
         let pods = self.pods.clone();
         let listener = pods::listen(&self.options.cni_socket).await?;
         let stop = async move { while stopped.changed().await.is_ok() {} };

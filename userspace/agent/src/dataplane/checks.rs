@@ -28,12 +28,12 @@ pub(super) fn extent(base: u32, count: usize, capacity: u32) -> Result<()> {
 /// A name a network device can have and a pin can carry; a pin's name has no dot, so a dot is refused here.
 pub(super) fn ifname(name: &str) -> Result<()> {
     let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ;
-    if fits && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'.') {
+    if fits && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':') {
         return Ok(());
     }
     Err(Error::Unsupported {
         what: format!("network device name {name:?}"),
-        advice: "pod devices have names of 1 to 15 visible characters without '/' and '.'",
+        advice: "devices have names of 1 to 15 visible characters without '/' and ':'",
     })
 }
 

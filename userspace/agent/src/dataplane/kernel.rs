@@ -1,8 +1,11 @@
 //! The eBPF programs and their maps.
 //!
 //! Everything is pinned under `<bpffs>/diolkos/<node>/v<LAYOUT>/{maps,links}`, so packets and sockets are served while
-//! no agent runs. A new agent adopts the maps and replaces the programs in their links one by one, without a gap.
+//! no agent runs. A new agent adopts the maps and replaces the programs in their links one by one, without a gap. What
+//! an agent of another layout left goes on until the new maps are filled; then its links are taken over.
 
+mod clsact;
+mod layouts;
 mod links;
 mod machine;
 mod object;
@@ -14,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use aya::maps::{MapData, PerCpuArray};
-use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use diolkos_abi::address::Address;
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple};
@@ -23,12 +25,13 @@ use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKe
 
 use super::{Adopted, Capacities, Dataplane, Error, Operation, PAGE, Page, Partial, Place, Result, checks, map};
 use crate::clock::Clock;
-use links::Links;
+use layouts::Layouts;
+use links::{Links, Owner};
 use object::Programs;
 use syscall::Mapped;
 
 pub(crate) use machine::node_directory;
-pub use machine::remove;
+pub use machine::{Facts, OLDEST, remove};
 
 /// Where the dataplane lives and what the programs must know.
 #[derive(Clone, Debug)]
@@ -45,6 +48,9 @@ pub struct KernelOptions {
 
 /// The loaded, pinned and attached programs of one node.
 pub struct Kernel {
+    /// Devices that get their programs when those are put in place.
+    deferred: Vec<(Owner, String, u32)>,
+    in_place: bool,
     programs: Programs,
     links: Links,
     clock: Clock,
@@ -68,13 +74,15 @@ const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
 const _: () = assert!(size_of::<SlotLine>() == 4 * SLOTS_PER_LINE as usize);
 
 impl Kernel {
-    /// Loads the embedded programs over the pinned maps, or new ones, and puts them in place of those that run.
+    /// Loads the embedded programs over the pinned maps, or new ones. Where programs over these maps run already, the
+    /// new ones are put in their place at once; otherwise [`Dataplane::put_in_place`] does that.
     ///
     /// Nothing is attached unless everything loads. Fails with [`Error::Unsupported`] when the machine lacks something.
     pub fn open(options: &KernelOptions) -> Result<Self> {
-        let features = machine::probe(options)?;
+        let machine = machine::probe(options)?;
         let pins = machine::Pins::create(options)?;
-        let config = Config { features: options.config.features | features, ..options.config };
+        let chosen = options.config.features & !machine::PROBED;
+        let config = Config { features: chosen | machine.features, ..options.config };
         let (programs, mut maps) = object::load(&pins.maps, &config)?;
         let mapped = |name: &'static str, fd: BorrowedFd<'_>, entries: u32, size: usize| {
             let failed = |source| Error::Map { map: name, operation: Operation::Read, key: "mmap".into(), source };
@@ -82,6 +90,9 @@ impl Kernel {
         };
         let lines = diolkos_abi::service::SLOTS / SLOTS_PER_LINE;
         let capacities = Capacities::ABI;
+        let others = Layouts::beside(&pins.layout)?;
+        let overlay = options.config.overlay_ifindex;
+        let links = Links::open(pins.links, others, &options.cgroup, overlay, machine.mechanism)?;
         let kernel = Self {
             service: mapped(map::SERVICE, maps.fd(map::SERVICE)?.as_fd(), capacities.services, size_of::<Service>())?,
             slot: mapped(map::SLOT, maps.fd(map::SLOT)?.as_fd(), lines, size_of::<SlotLine>())?,
@@ -96,11 +107,31 @@ impl Kernel {
             route: maps.fd(map::ROUTE)?,
             netns: maps.fd(map::NETNS)?,
             counter: maps.counters()?,
-            links: Links::open(pins.links, &options.cgroup, options.config.overlay_ifindex)?,
+            in_place: links.in_place()?,
+            deferred: Vec::new(),
+            links,
             programs,
         };
-        kernel.links.put_in_place(&kernel.programs)?;
+        if kernel.in_place {
+            kernel.links.put_in_place(&kernel.programs)?;
+        }
         Ok(kernel)
+    }
+
+    /// A device that has programs keeps them until all are put in place: those know the maps that are filled.
+    fn attach(&mut self, owner: Owner, ifname: &str, ifindex: u32) -> Result<()> {
+        checks::ifname(ifname)?;
+        if !self.in_place && self.links.has_device(owner, ifname)? {
+            self.deferred.push((owner, ifname.to_owned(), ifindex));
+            return Ok(());
+        }
+        self.links.attach_device(owner, ifname, ifindex, &self.programs)
+    }
+
+    fn detach(&mut self, owner: Owner, ifname: &str) -> Result<()> {
+        checks::ifname(ifname)?;
+        self.deferred.retain(|(other, name, _)| (*other, name.as_str()) != (owner, ifname));
+        self.links.detach_device(owner, ifname)
     }
 
     fn element(&self, map: &'static str, operation: Operation, key: String, result: io::Result<()>) -> Result<()> {
@@ -361,43 +392,39 @@ impl Dataplane for Kernel {
     }
 
     fn put_in_place(&mut self) -> Result<()> {
-        self.links.put_in_place(&self.programs)
+        if self.in_place {
+            return Ok(());
+        }
+        self.links.put_in_place(&self.programs)?;
+        self.in_place = true;
+        for (owner, ifname, ifindex) in std::mem::take(&mut self.deferred) {
+            self.attach(owner, &ifname, ifindex)?;
+        }
+        Ok(())
     }
 
     fn attach_netdev(&mut self, ifname: &str, ifindex: u32) -> Result<()> {
-        checks::ifname(ifname)?;
-        let (from, to) = (self.programs.netdev_ingress()?, self.programs.netdev_egress()?);
-        // The way in first: no packet leaves under the node's address before its replies find back.
-        self.links.device(&links::ingress_pin(ifname), "from_netdev", from, BPF_TCX_INGRESS, ifindex)?;
-        self.links.device(&links::egress_pin(ifname), "to_netdev", to, BPF_TCX_EGRESS, ifindex)
+        self.attach(Owner::Node, ifname, ifindex)
     }
 
     fn detach_netdev(&mut self, ifname: &str) -> Result<()> {
-        checks::ifname(ifname)?;
-        self.links.remove(&links::egress_pin(ifname))?;
-        self.links.remove(&links::ingress_pin(ifname))
+        self.detach(Owner::Node, ifname)
     }
 
     fn attached_netdevs(&self) -> Result<Vec<String>> {
-        self.links.netdevs()
+        self.links.devices(Owner::Node)
     }
 
     fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<()> {
-        checks::ifname(host_ifname)?;
-        let (from, to) = (self.programs.from_container.as_fd(), self.programs.to_container.as_fd());
-        // The way out first: no packet of the pod is translated before its replies can be.
-        self.links.device(&links::to_pin(host_ifname), "to_container", to, BPF_TCX_EGRESS, ifindex)?;
-        self.links.device(&links::from_pin(host_ifname), "from_container", from, BPF_TCX_INGRESS, ifindex)
+        self.attach(Owner::Pod, host_ifname, ifindex)
     }
 
     fn detach_pod(&mut self, host_ifname: &str) -> Result<()> {
-        checks::ifname(host_ifname)?;
-        self.links.remove(&links::from_pin(host_ifname))?;
-        self.links.remove(&links::to_pin(host_ifname))
+        self.detach(Owner::Pod, host_ifname)
     }
 
     fn attached_pods(&self) -> Result<Vec<String>> {
-        self.links.pods()
+        self.links.devices(Owner::Pod)
     }
 
     fn counters(&self) -> Result<Vec<u64>> {

@@ -1,6 +1,6 @@
 //! The embedded object: its maps compared with what is pinned, its programs loaded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::path::Path;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_attach_type;
 use diolkos_abi::config::{self, Config};
 
 use super::syscall;
@@ -16,18 +17,29 @@ use crate::dataplane::{Error, Result, map};
 /// The object `cargo xtask build` makes; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
-/// The loaded programs.
-pub(super) struct Programs {
-    pub(super) from_container: OwnedFd,
-    pub(super) to_container: OwnedFd,
-    pub(super) from_overlay: OwnedFd,
-    pub(super) to_overlay: OwnedFd,
-    /// Nothing in an object built before there was masquerade.
-    from_netdev: Option<OwnedFd>,
-    to_netdev: Option<OwnedFd>,
-    pub(super) connect4: OwnedFd,
-    pub(super) getpeername4: OwnedFd,
+/// A program of the cgroup's sockets.
+pub(super) struct SocketHook {
+    pub(super) name: &'static str,
+    pub(super) attach: bpf_attach_type,
 }
+
+/// In the order in which they are attached: what translates back comes before what translates.
+pub(super) const SOCKET_HOOKS: [SocketHook; 8] = [
+    SocketHook { name: "getpeername4", attach: bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME },
+    SocketHook { name: "getpeername6", attach: bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME },
+    SocketHook { name: "recvmsg4", attach: bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG },
+    SocketHook { name: "recvmsg6", attach: bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG },
+    SocketHook { name: "sendmsg4", attach: bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG },
+    SocketHook { name: "sendmsg6", attach: bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG },
+    SocketHook { name: "connect4", attach: bpf_attach_type::BPF_CGROUP_INET4_CONNECT },
+    SocketHook { name: "connect6", attach: bpf_attach_type::BPF_CGROUP_INET6_CONNECT },
+];
+/// The programs of devices.
+const CLASSIFIERS: [&str; 6] =
+    ["from_container", "to_container", "from_overlay", "to_overlay", "from_netdev", "to_netdev"];
+
+/// The loaded programs.
+pub(super) struct Programs(BTreeMap<&'static str, OwnedFd>);
 
 /// The maps of the object, pinned.
 pub(super) struct Maps(Ebpf);
@@ -44,26 +56,21 @@ pub(super) fn load(pins: &Path, config: &Config) -> Result<(Programs, Maps)> {
         loader.map_pin_path(name, pins.join(name));
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Load(explain(&error)))?;
-    let programs = Programs {
-        from_container: classifier(&mut object, "from_container")?,
-        to_container: classifier(&mut object, "to_container")?,
-        from_overlay: classifier(&mut object, "from_overlay")?,
-        to_overlay: classifier(&mut object, "to_overlay")?,
-        from_netdev: optional_classifier(&mut object, "from_netdev")?,
-        to_netdev: optional_classifier(&mut object, "to_netdev")?,
-        connect4: socket_hook(&mut object, "connect4")?,
-        getpeername4: socket_hook(&mut object, "getpeername4")?,
-    };
-    Ok((programs, Maps(object)))
+    let mut programs = BTreeMap::new();
+    for name in CLASSIFIERS {
+        if object.program(name).is_some() {
+            programs.insert(name, classifier(&mut object, name)?);
+        }
+    }
+    for hook in &SOCKET_HOOKS {
+        programs.insert(hook.name, socket_hook(&mut object, hook.name)?);
+    }
+    Ok((Programs(programs), Maps(object)))
 }
 
 impl Programs {
-    pub(super) fn netdev_ingress(&self) -> Result<BorrowedFd<'_>> {
-        self.from_netdev.as_ref().map(AsFd::as_fd).ok_or_else(|| missing_program("from_netdev"))
-    }
-
-    pub(super) fn netdev_egress(&self) -> Result<BorrowedFd<'_>> {
-        self.to_netdev.as_ref().map(AsFd::as_fd).ok_or_else(|| missing_program("to_netdev"))
+    pub(super) fn get(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        self.0.get(name).map(AsFd::as_fd).ok_or_else(|| missing_program(name))
     }
 }
 
@@ -137,10 +144,6 @@ fn compare(pins: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn optional_classifier(object: &mut Ebpf, name: &'static str) -> Result<Option<OwnedFd>> {
-    object.program(name).is_some().then(|| classifier(object, name)).transpose()
 }
 
 fn classifier(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd> {

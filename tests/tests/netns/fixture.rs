@@ -1,0 +1,267 @@
+//! A service of the kernel dataplane with its servers and clients, each in a network namespace behind a veth pair.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diolkos_abi::config::Config;
+use diolkos_abi::counter::{Hook, Verdict, verdict_index};
+use diolkos_abi::pod::Netns;
+use diolkos_agent::clock::Clock;
+use diolkos_agent::dataplane::Shared;
+use diolkos_agent::dataplane::kernel::Kernel;
+use diolkos_agent::desired::ThisNode;
+use diolkos_agent::driver::Driver;
+use diolkos_agent::overlay::OnLink;
+use diolkos_agent::plan::QUARANTINE;
+use diolkos_agent::source::Change;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+
+use crate::world::{World, ifindex, ip};
+
+const SERVICE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 80);
+const PORT: u16 = 8080;
+pub(crate) const SERVERS: u8 = 4;
+/// The gateway's MAC, so that pods need not ask.
+const HOST_MAC: &str = "02:00:00:00:00:01";
+
+/// The service side of an agent, over the kernel.
+pub(crate) struct Agent {
+    pub(crate) dataplane: Shared,
+    driver: Driver,
+    started: Instant,
+}
+
+impl Agent {
+    /// Opens the dataplane, syncs and puts the programs in place; `serving` says which servers are endpoints, by bit.
+    pub(crate) fn start(world: &World, serving: u8) -> Self {
+        let mut agent = Self::open(world);
+        agent.sync(serving);
+        agent
+    }
+
+    /// Opens the dataplane: what ran before goes on.
+    pub(crate) fn open(world: &World) -> Self {
+        let config = Config {
+            gateway_v4: [10, 244, 1, 1],
+            pod_cidr_v4: [10, 244, 1, 0],
+            route_mask_v4: [255, 255, 255, 0],
+            service_cidr_v4: [10, 96, 0, 0],
+            service_mask_v4: [255, 255, 0, 0],
+            ..Config::default()
+        };
+        let dataplane = Shared::new(Kernel::open(&world.options(config)).unwrap_or_else(|error| panic!("{error}")));
+        let this = ThisNode {
+            name: "n1".into(),
+            node_v4: Some([192, 0, 2, 1].into()),
+            node_v6: None,
+            pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
+            pod_cidr_v6: None,
+            overlay_mtu: 1450,
+            on_link: OnLink::default(),
+            clock: Clock::calibrate(),
+        };
+        let driver = Driver::new(dataplane.clone(), this, QUARANTINE);
+        Self { dataplane, driver, started: Instant::now() }
+    }
+
+    pub(crate) fn sync(&mut self, serving: u8) {
+        for change in [Change::Services(vec![service()]), Change::Nodes(vec![]), Change::Slices(vec![slice(serving)])] {
+            self.driver.apply(change);
+        }
+        self.driver.cycle(Duration::ZERO);
+        assert!(self.driver.has_synced());
+        self.dataplane.lock().put_in_place().unwrap();
+    }
+
+    pub(crate) fn change(&mut self, serving: u8) {
+        self.driver.apply(Change::Slice(slice(serving)));
+        self.driver.cycle(self.started.elapsed());
+        assert!(self.driver.refusals().is_empty(), "{:?}", self.driver.refusals());
+    }
+
+    pub(crate) fn attach(&self, pod: &Pod) {
+        let endpoint = diolkos_abi::pod::Endpoint {
+            ifindex: ifindex(&pod.host),
+            mac: pod.mac,
+            host_mac: [2, 0, 0, 0, 0, 1],
+            ..Default::default()
+        };
+        let mut dataplane = self.dataplane.lock();
+        let address = diolkos_abi::address::v4_mapped(pod.address.octets());
+        dataplane.upsert_endpoint(address, endpoint).unwrap();
+        dataplane.attach_pod(&pod.host, ifindex(&pod.host)).unwrap();
+    }
+
+    /// Says whose the pod's sockets are.
+    pub(crate) fn know(&self, pod: &Pod, flags: u32) {
+        let netns = Netns { v4: pod.address.octets(), flags, ..Netns::default() };
+        self.dataplane.lock().set_netns(pod.cookie, netns).unwrap();
+    }
+
+    pub(crate) fn counter(&self, hook: Hook, verdict: Verdict) -> u64 {
+        self.dataplane.lock().counters().unwrap()[verdict_index(hook, verdict) as usize]
+    }
+}
+
+fn service() -> Service {
+    serde_json::from_value(json!({
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": { "clusterIP": SERVICE.ip(), "clusterIPs": [SERVICE.ip()], "ports": [{ "port": SERVICE.port() }] },
+    }))
+    .unwrap()
+}
+
+fn slice(serving: u8) -> EndpointSlice {
+    let chosen = (0..SERVERS).filter(|n| serving & (1 << n) != 0);
+    let endpoints: Vec<_> = chosen.map(|n| json!({ "addresses": [address(n)] })).collect();
+    serde_json::from_value(json!({
+        "metadata": { "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" } },
+        "addressType": "IPv4", "ports": [{ "port": PORT }], "endpoints": endpoints,
+    }))
+    .unwrap()
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, 1, 2 + n)
+}
+
+/// A network namespace behind a veth pair, as the CNI server makes it. Lives as long as its last thread.
+pub(crate) struct Pod {
+    pub(crate) host: String,
+    address: Ipv4Addr,
+    mac: [u8; 6],
+    cookie: u64,
+    path: String,
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+nix::getsockopt_impl!(
+    NetnsCookie,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64,
+    nix::sys::socket::sockopt::GetStruct<u64>
+);
+
+#[derive(Clone, Copy)]
+struct NetnsCookie;
+
+impl Pod {
+    pub(crate) fn new(n: u8) -> Self {
+        let (host, address, mac) = (format!("dit{n}"), address(n), [2, 0, 0, 0, 1, n]);
+        let (send, receive) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            // None before Linux 5.14: then no namespace has a cookie 0.
+            let cookie = nix::sys::socket::getsockopt(&socket, NetnsCookie).unwrap_or_default();
+            drop(socket);
+            send.send((nix::unistd::gettid(), cookie)).unwrap();
+            let _ended = ended.recv();
+        });
+        let (thread, cookie) = receive.recv().unwrap();
+        let path = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
+        let pod_mac = format!("02:00:00:00:01:{n:02x}");
+        ip(&format!("link add {host} address {HOST_MAC} type veth peer name eth0 address {pod_mac} netns {path}"));
+        ip(&format!("link set {host} up"));
+        ip(&format!("route add {address}/32 dev {host}"));
+        ip(&format!("neigh replace {address} lladdr {pod_mac} dev {host} nud permanent"));
+        let pod = Self { host, address, mac, cookie, path, _end: end };
+        pod.inside(move || {
+            ip("link set lo up");
+            ip("link set eth0 up");
+            ip(&format!("addr add {address}/32 dev eth0"));
+            ip(&format!("neigh replace 169.254.1.1 lladdr {HOST_MAC} dev eth0 nud permanent"));
+            ip("route add default via 169.254.1.1 dev eth0 onlink");
+        })
+        .join()
+        .unwrap();
+        pod
+    }
+
+    /// Runs something in the pod, in a thread of its own.
+    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = std::fs::File::open(&self.path).unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
+    /// Accepts connections until the process ends, and greets each with its address.
+    pub(crate) fn serve(&self) {
+        let address = self.address;
+        let (send, ready) = std::sync::mpsc::channel();
+        drop(self.inside(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+            send.send(()).unwrap();
+            for stream in listener.incoming().flatten() {
+                // A client that gave up counts the failure itself.
+                let _ = std::io::Write::write_all(&mut &stream, &address.octets());
+            }
+        }));
+        ready.recv().unwrap();
+    }
+}
+
+/// Connects to the service again and again.
+pub(crate) struct Client {
+    stop: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
+    thread: JoinHandle<Vec<String>>,
+}
+
+impl Client {
+    /// `asks` whom it is connected to, and takes another answer than the service for a failure.
+    pub(crate) fn start(pod: &Pod, asks: bool) -> Self {
+        let (stop, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (stop.clone(), connections.clone());
+        let thread = pod.inside(move || {
+            let mut failed = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                failed.extend(connect(asks).err().map(|error| error.to_string()));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            failed
+        });
+        Self { stop, connections, thread }
+    }
+
+    /// At least one connection began and ended after now: the one that may be under way does not count.
+    pub(crate) fn wait_for_one_more(&self) {
+        let from = self.connections.load(Ordering::Relaxed);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.connections.load(Ordering::Relaxed) < from + 2 {
+            assert!(Instant::now() < deadline, "the client is stuck");
+            std::thread::yield_now();
+        }
+    }
+
+    /// All connections, and why those that failed did.
+    pub(crate) fn stop(self) -> (u64, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failed = self.thread.join().unwrap();
+        (self.connections.load(Ordering::Relaxed), failed)
+    }
+}
+
+/// One connection: a server greets, and the client believes that it talks to the service.
+fn connect(asks: bool) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&SERVICE, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut greeting = [0; 4];
+    stream.read_exact(&mut greeting)?;
+    let is_server = (0..SERVERS).any(|n| address(n).octets() == greeting);
+    if is_server && (!asks || stream.peer_addr()? == SERVICE) {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!("greeted by {greeting:?} as {:?}", stream.peer_addr())))
+}
