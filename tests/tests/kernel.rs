@@ -6,6 +6,8 @@
 mod dataplane;
 #[path = "kernel/events.rs"]
 mod events;
+#[path = "kernel/destroy.rs"]
+mod destroy;
 #[path = "kernel/packets.rs"]
 mod packets;
 #[path = "../../ebpf/datapath/tests/scenarios/mod.rs"]

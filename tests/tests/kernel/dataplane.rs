@@ -4,7 +4,7 @@
 use std::collections::HashMap as Map;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
+use aya::maps::{Array, HashMap, Map as AnyMap, MapData, PerCpuArray, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config};
@@ -38,6 +38,8 @@ pub fn read(name: &str) -> Vec<u8> {
 /// The dataplane with all its programs loaded and attached to nothing.
 pub struct Dataplane {
     pub ebpf: Ebpf,
+    /// Of all maps, by name.
+    ids: Map<String, u32>,
     frontend: HashMap<MapData, FrontendKey, u64>,
     service: Array<MapData, Service>,
     slot: Array<MapData, SlotLine>,
@@ -83,7 +85,9 @@ impl Dataplane {
             };
             loaded.unwrap_or_else(|error| panic!("{name}: {}", explain(&error)));
         }
+        let ids = ebpf.maps().map(|(name, map)| (name.to_owned(), id(map))).collect();
         Self {
+            ids,
             frontend: take!(ebpf, "FRONTEND"),
             service: take!(ebpf, "SERVICE"),
             slot: take!(ebpf, "SLOT"),
@@ -104,6 +108,11 @@ impl Dataplane {
             socket: take!(ebpf, "SOCKET"),
             ebpf,
         }
+    }
+
+    /// A map, once more.
+    pub fn map(&self, name: &str) -> MapData {
+        MapData::from_id(self.ids[name]).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     pub fn classifier(&self, name: &str) -> &SchedClassifier {
@@ -234,6 +243,18 @@ impl Dataplane {
         let mut sizes: Vec<_> = self.ebpf.programs().map(|(name, program)| (name.to_owned(), size(program))).collect();
         sizes.sort();
         sizes
+    }
+}
+
+fn id(map: &AnyMap) -> u32 {
+    match map {
+        AnyMap::Array(map)
+        | AnyMap::HashMap(map)
+        | AnyMap::LruHashMap(map)
+        | AnyMap::PerCpuArray(map)
+        | AnyMap::RingBuf(map)
+        | AnyMap::SkStorage(map) => map.info().expect("the kernel knows its maps").id(),
+        other => panic!("a map of a type that is not used: {other:?}"),
     }
 }
 

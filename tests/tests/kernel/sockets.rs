@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
@@ -24,19 +25,24 @@ use crate::dataplane::Dataplane;
 use crate::scenarios::sockets::{self, Family, Peer, SocketScenario, Step, all};
 
 /// A cgroup of the unified hierarchy with this process in it, until it is dropped.
-struct Cgroup {
+pub struct Cgroup {
     path: PathBuf,
     home: PathBuf,
+    _turn: MutexGuard<'static, ()>,
 }
 
+/// One test at a time: the whole process is in the cgroup.
+static TURN: Mutex<()> = Mutex::new(());
+
 impl Cgroup {
-    fn enter() -> Self {
+    pub fn enter() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let root = Hierarchies::find().expect("cgroup2 is mounted").unified;
         let own = fs::read_to_string("/proc/self/cgroup").expect("our cgroups");
         let home = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("our place in cgroup2");
         let path = root.join(format!("diolkos-kernel-{}", std::process::id()));
         fs::create_dir(&path).expect("a cgroup can be made");
-        let cgroup = Self { path, home: root.join(home) };
+        let cgroup = Self { path, home: root.join(home), _turn: turn };
         move_here(&cgroup.path);
         cgroup
     }
@@ -54,7 +60,7 @@ fn move_here(cgroup: &Path) {
 }
 
 #[derive(Clone, Copy)]
-struct NetnsCookie;
+pub struct NetnsCookie;
 nix::getsockopt_impl!(NetnsCookie, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, u64, sockopt::GetStruct<u64>);
 
 #[derive(Clone, Copy)]
@@ -96,7 +102,7 @@ impl Server {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(5);
+pub const LIMIT: Duration = Duration::from_secs(5);
 
 /// A thread of its own, because its network namespace is one of its own.
 #[test]
@@ -123,7 +129,7 @@ fn run_all() {
 }
 
 /// A dataplane whose socket hooks see the cgroup's sockets, until it is dropped.
-fn attached(cgroup: &Cgroup, set_retval: bool) -> Dataplane {
+pub fn attached(cgroup: &Cgroup, set_retval: bool) -> Dataplane {
     let mut dataplane = Dataplane::load(&sockets::config(set_retval), 1024);
     let directory = fs::File::open(&cgroup.path).unwrap();
     for name in ["connect", "sendmsg", "recvmsg", "getpeername"]

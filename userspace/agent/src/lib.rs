@@ -15,6 +15,7 @@ pub mod health;
 pub mod observe;
 pub mod overlay;
 pub mod pods;
+pub mod destroy;
 
 pub use options::{NODE_PORTS, Options, OptionsError, Routing};
 pub use run::run;
