@@ -85,7 +85,7 @@ pub struct Closed {
     pub udp: u64,
     /// Namespaces that could not be looked into, and maps that could not be read.
     pub failed: u64,
-    /// Sockets that live on because the kernel cannot close them, each counted at each look.
+    /// Looks into a namespace where the kernel cannot close sockets that it should.
     pub unsupported: u64,
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use diolkos_abi::address::Address;
-use diolkos_abi::service::FrontendKey;
+use diolkos_abi::service::{Backend, FrontendKey, backend_state};
 
 use crate::dataplane::Shared;
 use crate::dataplane::execute::{Outcome, execute};
@@ -52,6 +52,8 @@ pub struct Cycle {
     pub pod_cidrs_changed: bool,
     /// The maps were compared whole with what they should hold: after adoption, and at each resync.
     pub compared: bool,
+    /// Backends that died: their clients' sockets are to be closed ([`crate::destroy`]).
+    pub died: usize,
 }
 
 /// What is tried again.
@@ -342,6 +344,7 @@ impl Driver {
         }
         let outcomes = execute(&mut **self.dataplane.lock(), steps);
         cycle.writes += count_done(&outcomes);
+        cycle.died += steps.iter().zip(&outcomes).filter(|(step, outcome)| is_death(step, outcome)).count();
         for (step, outcome) in steps.iter().zip(&outcomes) {
             let Outcome::Failed(error) = outcome else { continue };
             match (&step.owner, &step.operation) {
@@ -389,6 +392,12 @@ impl Driver {
         let all_done = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done));
         if all_done && !skipped_others { Ok(()) } else { Err(Contradiction) }
     }
+}
+
+fn is_death(step: &Step, outcome: &Outcome) -> bool {
+    let dies = |backend: &Backend| backend.state == backend_state::DEAD;
+    matches!(outcome, Outcome::Done)
+        && matches!(&step.operation, Operation::EndBackend { backend, .. } if dies(backend))
 }
 
 fn count_done(outcomes: &[Outcome]) -> usize {

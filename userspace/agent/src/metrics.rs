@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 
 use crate::dataplane::{Capacities, map};
+use crate::destroy::Closed;
 use crate::state::{BUCKETS, Census, Latency, State};
 
 /// A family of the text format.
@@ -87,7 +88,20 @@ pub mod metric {
     pub const EXPIRED: Metric =
         of("diolkos_conntrack_expired_total", "counter", &[], "Conntrack entries the sweeper removed.");
 
-    pub const ALL: [&Metric; 20] = [
+    pub const CLOSED: Metric = of(
+        "diolkos_sockets_closed_total",
+        "counter",
+        &["protocol"],
+        "Sockets that were closed because the backend they were connected to was gone.",
+    );
+    pub const NOT_CLOSED: Metric = of(
+        "diolkos_socket_close_failures_total",
+        "counter",
+        &["reason"],
+        "Looks into a network namespace for such sockets that failed, and that this kernel does not support.",
+    );
+
+    pub const ALL: [&Metric; 22] = [
         &BUILD_INFO,
         &START,
         &MEMORY,
@@ -108,6 +122,8 @@ pub mod metric {
         &FULL_SYNC,
         &SWEEPS,
         &EXPIRED,
+        &CLOSED,
+        &NOT_CLOSED,
     ];
 }
 
@@ -140,6 +156,10 @@ pub fn render(state: &State, census: Option<&Census>, counters: &[u64]) -> Strin
     page.value(&metric::FULL_SYNC, since_1970(state.full_sync));
     page.value(&metric::SWEEPS, state.sweeps.runs as f64);
     page.value(&metric::EXPIRED, state.sweeps.expired as f64);
+    let Closed { tcp, udp, failed, unsupported } = state.closed;
+    page.family(&metric::CLOSED, [(vec!["tcp"], tcp as f64), (vec!["udp"], udp as f64)]);
+    let failures = [(vec!["failed"], failed as f64), (vec!["unsupported"], unsupported as f64)];
+    page.family(&metric::NOT_CLOSED, failures);
     page.0
 }
 

@@ -3,6 +3,7 @@
 mod kernel;
 mod node;
 mod operator;
+mod sockets;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::dataplane::Shared;
 use crate::dataplane::kernel::{Kernel, KernelOptions};
+use crate::destroy::Closer;
 use crate::driver::Driver;
 use crate::options::Options;
 use crate::overlay::{Overlay, OverlayConfig};
@@ -54,6 +56,8 @@ struct Agent {
     overlay_config: OverlayConfig,
     pods: Pods,
     driver: Driver,
+    /// Closes sockets of backends that are gone.
+    closer: Closer,
     clock: Clock,
     started: Instant,
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
@@ -92,6 +96,7 @@ impl Agent {
         state.update(|state| state.readiness.programs = true);
         Ok(Self {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
+            closer: sockets::closer(&options, &pods)?,
             clock,
             options,
             client,
@@ -169,6 +174,9 @@ impl Agent {
 
     async fn cycle(&mut self, received: Option<Instant>) {
         let cycle = self.driver.cycle(self.started.elapsed());
+        if cycle.died > 0 || cycle.compared {
+            self.closer.look();
+        }
         self.note(cycle, received);
         if cycle.writes > 0 {
             tracing::debug!(writes = cycle.writes, "maps written");

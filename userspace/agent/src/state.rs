@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::desired::{PortKey, ServiceName};
+use crate::destroy::Closed;
 
 /// Questions that may wait for the loop at a time.
 const QUESTIONS: usize = 16;
@@ -54,6 +55,8 @@ pub struct State {
     /// From the watch event to the written map.
     pub latency: Latency,
     pub sweeps: Sweeps,
+    /// Sockets of clients of backends that were gone.
+    pub closed: Closed,
 }
 
 /// What must hold before this node takes pods and traffic.
@@ -173,6 +176,7 @@ impl Default for State {
             writes: 0,
             latency: Latency::default(),
             sweeps: Sweeps::default(),
+            closed: Closed::default(),
         }
     }
 }

@@ -29,6 +29,7 @@ impl Agent {
         self.state.update(|state| {
             state.turned = Some(now);
             state.writes += cycle.writes as u64;
+            state.closed = self.closer.closed();
             if cycle.compared {
                 state.full_sync = Some(SystemTime::now());
             }
