@@ -10,7 +10,7 @@ use crate::tables::Tables;
 
 /// How many slots of a row are tried before a connection is refused: each costs a few lookups, and a backend that is
 /// no longer alive leaves its row within moments.
-pub const CANDIDATES: u32 = 4;
+pub const CANDIDATES: u64 = 4;
 
 /// The slots to try for one new connection.
 #[derive(Clone, Copy)]
@@ -18,7 +18,8 @@ pub(crate) struct Candidates {
     base: u32,
     count: u32,
     first: u32,
-    tried: u32,
+    /// Of 64 bits: the verifier of Linux 5.10 forgets what it knows of smaller numbers on the stack.
+    tried: u64,
 }
 
 /// A backend that takes new connections.
@@ -49,19 +50,35 @@ impl Candidates {
     /// The next backend that is alive; `None` when every candidate was tried.
     #[inline(always)]
     pub(crate) fn next<T: Tables>(&mut self, tables: &mut T) -> Result<Option<Choice>, DropReason> {
-        while self.tried < CANDIDATES && self.tried < self.count {
-            let mut offset = self.first + self.tried;
-            if offset >= self.count {
-                offset -= self.count;
-            }
-            self.tried += 1;
-            let id = tables.slot(self.base.wrapping_add(offset)).ok_or(DropReason::BadBackend)?;
-            let backend = tables.backend(id).ok_or(DropReason::BadBackend)?;
-            if backend.state == backend_state::ALIVE {
-                return Ok(Some(Choice::new(id, &backend)));
-            }
+        // Written out: of a loop the compiler makes a count down from a number that is not known when the program is
+        // loaded, and the verifiers of Linux 5.10 and 6.1 take that for endless.
+        const { assert!(CANDIDATES == 4) };
+        if let Some(choice) = self.attempt(tables)? {
+            return Ok(Some(choice));
         }
-        Ok(None)
+        if let Some(choice) = self.attempt(tables)? {
+            return Ok(Some(choice));
+        }
+        if let Some(choice) = self.attempt(tables)? {
+            return Ok(Some(choice));
+        }
+        self.attempt(tables)
+    }
+
+    /// The next slot's backend, if there is one and it is alive.
+    #[inline(always)]
+    fn attempt<T: Tables>(&mut self, tables: &mut T) -> Result<Option<Choice>, DropReason> {
+        if self.tried >= CANDIDATES || self.tried >= self.count.into() {
+            return Ok(None);
+        }
+        let mut offset = self.first + self.tried as u32;
+        if offset >= self.count {
+            offset -= self.count;
+        }
+        self.tried += 1;
+        let id = tables.slot(self.base.wrapping_add(offset)).ok_or(DropReason::BadBackend)?;
+        let backend = tables.backend(id).ok_or(DropReason::BadBackend)?;
+        Ok((backend.state == backend_state::ALIVE).then(|| Choice::new(id, &backend)))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::tables::{Insert, InsertError, Scratch, Step, Tables};
 /// A connection without a packet for longer than this was idle, in the unit of [`Flow::seen`] (a second at 250 Hz).
 const IDLE: u32 = 1;
 /// How many source ports are tried for a client whose own port is taken on every backend.
-const PORT_TRIES: u32 = 4;
+const PORT_TRIES: u64 = 4;
 
 /// The tuple of a packet as it stands on the wire.
 #[inline(always)]
@@ -148,9 +148,11 @@ pub(crate) fn open_from_another_port<T: Tables>(
 ) -> Result<(), DropReason> {
     let (hash, service) = (hash(&scratch.tuple), scratch.service);
     let choice = Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?;
-    let mut tries = 0;
+    // Of 64 bits as `Candidates::tried`.
+    let mut tries = 0_u64;
     while tries < PORT_TRIES {
-        let port = slot_of(hash.rotate_left(tries * 8), config.ports_first.into(), config.ports_count.into()) as u16;
+        let port =
+            slot_of(hash.rotate_left(tries as u32 * 8), config.ports_first.into(), config.ports_count.into()) as u16;
         prepare(scratch, service, &choice, port.to_be_bytes());
         match record(config, tables, scratch) {
             Ok(()) => {

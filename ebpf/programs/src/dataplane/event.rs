@@ -52,10 +52,12 @@ pub(crate) fn tell_packet(skb: *mut __sk_buff, index: u32) {
     unsafe {
         put_head(event, index, if length > u16::MAX as u32 { u16::MAX } else { length as u16 }, ifindex);
         let packet = (&raw mut (*event).packet).cast();
+        const { assert!(EVENT_PACKET.is_power_of_two()) };
         if length >= EVENT_PACKET as u32 {
             bpf_skb_load_bytes(skb.cast(), 0, packet, EVENT_PACKET as u32);
-        } else if length > 0 {
-            bpf_skb_load_bytes(skb.cast(), 0, packet, length);
+        } else {
+            // The mask shows the verifiers of Linux 5.10 and 6.1 that the length is not 0: no packet's is.
+            bpf_skb_load_bytes(skb.cast(), 0, packet, (length.wrapping_sub(1) & (EVENT_PACKET as u32 - 1)) + 1);
         }
     }
     entry.submit(0);
