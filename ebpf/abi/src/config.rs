@@ -1,7 +1,8 @@
 //! Load-time constants: read-only data the agent sets before it loads the programs, so that the verifier prunes what
 //! they switch off.
 
-use crate::address::Address;
+use crate::address::{Address, protocol};
+use crate::conntrack::flow_flags;
 
 /// Name of the constant ([`Config`]) in the object.
 pub const NAME: &str = "CONFIG";
@@ -102,6 +103,30 @@ pub struct Lifetimes {
     pub datagram: u32,
 }
 const _: () = assert!(size_of::<Lifetimes>() == 16 && align_of::<Lifetimes>() == 4);
+
+impl Lifetimes {
+    /// That of an entry of this protocol and these [`flow_flags`]; 0 for ever.
+    #[inline(always)]
+    pub const fn of(&self, protocol: u8, flags: u16) -> u32 {
+        if protocol != protocol::TCP {
+            self.datagram
+        } else if flags & (flow_flags::FIN | flow_flags::RST) != 0 {
+            self.tcp_closing
+        } else if flags & flow_flags::CONFIRMED != 0 {
+            self.tcp
+        } else {
+            self.tcp_opening
+        }
+    }
+}
+
+/// Whether something last used at `seen` is older than `lifetime` (0: for ever) at `now`. What another core stamped a
+/// moment later than this one looked at its clock is not old.
+#[inline(always)]
+pub const fn is_over(lifetime: u32, seen: u32, now: u32) -> bool {
+    let age = now.wrapping_sub(seen);
+    lifetime != 0 && age > lifetime && age < 1 << 31
+}
 
 /// Bits of [`Config::features`]: what the running kernel has, and what the operator chose.
 pub mod features {

@@ -2,9 +2,8 @@
 
 use core::ops::DerefMut;
 
-use diolkos_abi::address::protocol;
-use diolkos_abi::config::Lifetimes;
-use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple, flow_flags};
+use diolkos_abi::config::{Lifetimes, is_over};
+use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
 use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
@@ -168,17 +167,7 @@ pub enum InsertError {
 #[inline(always)]
 #[must_use]
 pub const fn expired(lifetimes: &Lifetimes, protocol: u8, flags: u16, seen: u32, now: u32) -> bool {
-    let lifetime = if protocol != protocol::TCP {
-        lifetimes.datagram
-    } else if flags & (flow_flags::FIN | flow_flags::RST) != 0 {
-        lifetimes.tcp_closing
-    } else if flags & flow_flags::CONFIRMED != 0 {
-        lifetimes.tcp
-    } else {
-        lifetimes.tcp_opening
-    };
-    let age = now.wrapping_sub(seen);
-    lifetime != 0 && age > lifetime && age < 1 << 31
+    is_over(lifetimes.of(protocol, flags), seen, now)
 }
 
 /// What is to be done before a packet goes, in a subprogram of its own.

@@ -8,6 +8,7 @@ pub mod index;
 pub mod desired;
 pub mod plan;
 pub mod driver;
+pub mod sweep;
 pub mod dataplane;
 pub mod state;
 pub mod metrics;

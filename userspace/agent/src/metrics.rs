@@ -87,6 +87,12 @@ pub mod metric {
     pub const SWEEPS: Metric = of("diolkos_conntrack_sweeps_total", "counter", &[], "Runs of the conntrack sweeper.");
     pub const EXPIRED: Metric =
         of("diolkos_conntrack_expired_total", "counter", &[], "Conntrack entries the sweeper removed.");
+    pub const CLIENTS: Metric = of(
+        "diolkos_affinity_expired_total",
+        "counter",
+        &[],
+        "Clients of services with session affinity the sweeper forgot.",
+    );
 
     pub const CLOSED: Metric = of(
         "diolkos_sockets_closed_total",
@@ -101,7 +107,7 @@ pub mod metric {
         "Looks into a network namespace for such sockets that failed, and that this kernel does not support.",
     );
 
-    pub const ALL: [&Metric; 22] = [
+    pub const ALL: [&Metric; 23] = [
         &BUILD_INFO,
         &START,
         &MEMORY,
@@ -122,6 +128,7 @@ pub mod metric {
         &FULL_SYNC,
         &SWEEPS,
         &EXPIRED,
+        &CLIENTS,
         &CLOSED,
         &NOT_CLOSED,
     ];
@@ -156,6 +163,7 @@ pub fn render(state: &State, census: Option<&Census>, counters: &[u64]) -> Strin
     page.value(&metric::FULL_SYNC, since_1970(state.full_sync));
     page.value(&metric::SWEEPS, state.sweeps.runs as f64);
     page.value(&metric::EXPIRED, state.sweeps.expired as f64);
+    page.value(&metric::CLIENTS, state.sweeps.clients as f64);
     let Closed { tcp, udp, failed, unsupported } = state.closed;
     page.family(&metric::CLOSED, [(vec!["tcp"], tcp as f64), (vec!["udp"], udp as f64)]);
     let failures = [(vec!["failed"], failed as f64), (vec!["unsupported"], unsupported as f64)];

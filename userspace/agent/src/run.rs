@@ -29,6 +29,7 @@ use crate::plan::QUARANTINE;
 use crate::pods::{self, Annotations, Install, Pods};
 use crate::source::{Grpc, Source};
 use crate::state::{self, Handle, Questions};
+use crate::sweep::{self, Sweeper};
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
@@ -59,6 +60,9 @@ struct Agent {
     /// Closes sockets of backends that are gone.
     closer: Closer,
     clock: Clock,
+    sweeper: Sweeper,
+    /// When the sweeper takes its next page.
+    sweep_due: Instant,
     started: Instant,
     server: Option<JoinHandle<Result<(), pods::PodsError>>>,
     /// When the host routes are synced again.
@@ -98,6 +102,8 @@ impl Agent {
             driver: Driver::new(dataplane.clone(), this, QUARANTINE),
             closer: sockets::closer(&options, &pods)?,
             clock,
+            sweeper: Sweeper::new(kernel.config.lifetimes),
+            sweep_due: Instant::now() + sweep::ROUND,
             options,
             client,
             dataplane,
@@ -138,6 +144,10 @@ impl Agent {
                     }
                 }
                 () = tokio::time::sleep_until(deadline.into()) => {}
+                () = tokio::time::sleep_until(self.sweep_due.into()) => {
+                    self.sweep();
+                    continue;
+                }
                 _ = repairs.tick() => {
                     if !self.repair().await {
                         repairs.reset_after(REPAIR_AGAIN);
@@ -250,6 +260,22 @@ impl Agent {
         self.pods.set_network(node::network(&self.overlay_config, &self.overlay));
         self.driver.set_this(node::this(&self.options, &self.overlay_config, &self.overlay, self.clock));
         Ok(())
+    }
+
+    /// One page of the sweeper's round: well below a millisecond, unless much of it is over.
+    fn sweep(&mut self) {
+        let swept = self.sweeper.step(&mut **self.dataplane.lock());
+        let is_round = match swept {
+            Ok(swept) => {
+                self.state.update(|state| state.sweeps.add(swept));
+                swept.round.is_some()
+            }
+            Err(error) => {
+                tracing::error!(%error, "connections that are over cannot be cleared away; trying again");
+                true
+            }
+        };
+        self.sweep_due = Instant::now() + if is_round { sweep::ROUND } else { sweep::PAUSE };
     }
 
     /// The first sync is done: from now on pods may come. The configuration is the last thing a runtime waits for.

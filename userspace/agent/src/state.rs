@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::desired::{PortKey, ServiceName};
 use crate::destroy::Closed;
+use crate::sweep::Swept;
 
 /// Questions that may wait for the loop at a time.
 const QUESTIONS: usize = 16;
@@ -102,8 +103,10 @@ pub struct Sweeps {
     pub runs: u64,
     /// Entries it removed, of all runs.
     pub expired: u64,
-    /// Entries that were left after the last run.
+    /// Entries that were left after the last run, about.
     pub entries: u64,
+    /// Clients of services with affinity it forgot, of all runs.
+    pub clients: u64,
 }
 
 /// How long things took, by [`BUCKETS`].
@@ -196,6 +199,17 @@ impl Readiness {
 
     pub fn is_ready(&self) -> bool {
         self.checks().iter().all(|(_, holds, _)| *holds)
+    }
+}
+
+impl Sweeps {
+    pub fn add(&mut self, swept: Swept) {
+        self.expired += swept.flows;
+        self.clients += swept.clients;
+        if let Some(left) = swept.round {
+            self.runs += 1;
+            self.entries = left;
+        }
     }
 }
 

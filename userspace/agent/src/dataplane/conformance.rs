@@ -69,6 +69,7 @@ fn what_was_written_is_adopted(dataplane: &mut dyn Dataplane, _: &Device) -> Res
     dataplane.set_affinity(last_service, 10_800).map_err(text)?;
     let member = (member(last_service), member_word(9, member(last_service).tag()));
     dataplane.insert_members(&[member]).map_err(|partial| partial.to_string())?;
+    equal(&dataplane.read_affinity(last_service).map_err(text)?, &10_800, "the affinity")?;
     equal(&dataplane.read_backend(1).map_err(text)?, &backend(1), "the backend")?;
     let entry = (frontend(1), frontend_word(last_service, frontend(1).tag(), 0));
     dataplane.insert_frontends(&[entry]).map_err(|partial| partial.to_string())?;

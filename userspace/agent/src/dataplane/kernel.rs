@@ -369,6 +369,10 @@ impl Dataplane for Kernel {
         Ok(if id < self.capacities().backends { self.backend(id as usize) } else { Backend::default() })
     }
 
+    fn read_affinity(&self, service: u32) -> Result<u32> {
+        Ok(if service < self.capacities().services { self.service.load32(affinity_word(service)) } else { 0 })
+    }
+
     fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>> {
         page(map::CONNTRACK, &self.conntrack, from)
     }

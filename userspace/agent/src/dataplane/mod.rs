@@ -116,6 +116,9 @@ pub trait Dataplane: Send {
     /// A backend as it stands in the map; all zeros when the id is free or outside.
     fn read_backend(&self, id: u32) -> Result<Backend>;
 
+    /// What [`Dataplane::set_affinity`] set; 0 when the id is outside.
+    fn read_affinity(&self, service: u32) -> Result<u32>;
+
     /// Some of the translated connections: from the beginning, or from where [`Page::next`] of an earlier call points.
     /// What is inserted meanwhile may be missing; what stays is met once.
     fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>>;

@@ -258,6 +258,10 @@ impl Dataplane for Model {
         Ok(self.backend(id))
     }
 
+    fn read_affinity(&self, service: u32) -> Result<u32> {
+        Ok(self.lifetimes.get(&service).copied().unwrap_or_default())
+    }
+
     fn flows(&self, from: Option<Place>) -> Result<Page<Tuple, Flow>> {
         Ok(page(&self.flows, Tuple::hash, from))
     }
