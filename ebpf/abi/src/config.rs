@@ -143,6 +143,9 @@ pub mod features {
     pub const DRY_RUN: u32 = 1 << 4;
 }
 
+/// The mark on an answer to the host itself while it passes a device that takes nothing without a tunnel key.
+pub const ANSWERED_MARK: u32 = 0x0d10_0002;
+
 /// The mark on a packet that already carries its tunnel key when it reaches the overlay device. `to_overlay` takes it
 /// off again, so that no rule of the host meets it.
 pub const ENCAPSULATED_MARK: u32 = 0x0d10_0001;

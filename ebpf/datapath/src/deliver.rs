@@ -9,6 +9,7 @@ use crate::Address;
 use crate::family::{self, Words, equal, is_own, narrowed};
 use crate::headers::Ip;
 use crate::lookup;
+use crate::mtu;
 use crate::packet::Packet;
 use crate::rewrite::{self, Ends};
 use crate::tables::{Scratch, Tables};
@@ -24,19 +25,20 @@ impl Way {
     pub(crate) const STACK: Self = Self(u32::MAX);
 }
 
-/// Sends the packet in the scratch to its new ends, or refuses it as it came.
+/// Sends the packet in the scratch to its new ends, or refuses it as it came. The verdict is left in the scratch.
 #[inline(never)]
 pub(crate) fn deliver<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
-    if is_own::<V6>(config, &narrowed::<V6>(&scratch.ends.destination)) {
-        to_own::<V6, P, T>(config, packet, tables, &mut scratch.ip, &scratch.ends)
+) -> Result<(), DropReason> {
+    scratch.verdict = if is_own::<V6>(config, &narrowed::<V6>(&scratch.ends.destination)) {
+        to_own::<V6, P, T>(config, packet, tables, &mut scratch.ip, &scratch.ends)?
     } else {
-        to_others::<V6, P, T>(config, packet, tables, scratch)
-    }
+        to_others::<V6, P, T>(config, packet, tables, scratch)?
+    };
+    Ok(())
 }
 
 /// Sends a packet to its new ends, of which the destination lies in this node's pod CIDR: to a pod, or to the stack when
@@ -56,6 +58,9 @@ pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     let pod = lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
     if ip.hop_limit::<V6>() <= 1 {
         return Err(DropReason::HopLimit);
+    }
+    if !mtu::fits::<V6, P>(packet, ip, pod.mtu)? {
+        return to_stack::<V6, P>(packet, ip, ends);
     }
     rewrite::ends::<V6, P>(packet, ip, ends)?;
     rewrite::decrement_hop_limit::<V6, P>(packet, ip)?;
@@ -87,6 +92,10 @@ fn to_others<const V6: bool, P: Packet, T: Tables>(
     let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
     // A backend on the network of its host: it is no pod, and no tunnel leads to it.
     if equal(&tunnel_end::<V6>(&node), &destination) {
+        return to_stack::<V6, P>(packet, ip, ends);
+    }
+    let mtu = if node.mtu == 0 { config.overlay_mtu } else { node.mtu };
+    if !mtu::fits::<V6, P>(packet, ip, mtu)? {
         return to_stack::<V6, P>(packet, ip, ends);
     }
     set_tunnel(config, packet, &node)?;

@@ -60,6 +60,12 @@ pub(crate) const fn gateway<const V6: bool>(config: &Config) -> Words {
     if V6 { address_words(&config.gateway_v6) } else { v4(config.gateway_v4) }
 }
 
+/// The node's own address.
+#[inline(always)]
+pub(crate) const fn node<const V6: bool>(config: &Config) -> Words {
+    if V6 { address_words(&config.node_v6) } else { v4(config.node_v4) }
+}
+
 /// The mask of all pod CIDRs.
 #[inline(always)]
 pub(crate) const fn route_mask<const V6: bool>(config: &Config) -> Words {

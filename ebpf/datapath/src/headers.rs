@@ -276,7 +276,7 @@ impl Transport {
 
 /// Both halves of a word of the packet, in the packet's order. The compiler does not join single bytes.
 #[inline(always)]
-fn halves(word: u32) -> [[u8; 2]; 2] {
+pub(crate) fn halves(word: u32) -> [[u8; 2]; 2] {
     match word.to_ne_bytes().as_chunks::<2>().0 {
         [first, second] => [*first, *second],
         _ => [[0; 2]; 2],

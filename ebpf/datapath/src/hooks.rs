@@ -5,13 +5,14 @@
 //! number, and no variant without content beside one that has some: the compiler would fill the gap with whatever stands
 //! in a register, and the verifier minds what that is.
 
-use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
+use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK};
 use diolkos_abi::counter::{DropReason, Verdict};
 
 use crate::connection;
 use crate::deliver::{self, Way};
 use crate::family::{is_own, is_service};
 use crate::headers::{self, Ip, Kind};
+use crate::icmp;
 use crate::lookup;
 use crate::packet::Packet;
 use crate::rewrite::{self, Ends};
@@ -41,6 +42,8 @@ pub fn to_container<P: Packet, T: Tables>(
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
     match headers::kind(packet)? {
+        Kind::V4 if icmp::is_next::<false, P>(packet) => icmp::answered::<false, P, T>(config, packet, tables),
+        Kind::V6 if icmp::is_next::<true, P>(packet) => icmp::answered::<true, P, T>(config, packet, tables),
         Kind::V4 => answered::<false, P, T>(config, packet, tables),
         Kind::V6 => answered::<true, P, T>(config, packet, tables),
         Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
@@ -91,6 +94,8 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
     believe::<V6, P, T>(packet, tables, &mut scratch)?;
     if scratch.ip.transport.known {
         translate::<V6, T>(config, tables, &mut scratch)?;
+    } else {
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch)?;
     }
     match scratch.step {
         Step::Deliver => {}
@@ -98,7 +103,8 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
         Step::MakeWay => connection::make_way(config, tables, &mut scratch)?,
         Step::KeepReply => connection::keep_reply(config, tables, &mut scratch),
     }
-    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)
+    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    Ok(scratch.verdict)
 }
 
 /// Reads a pod's packet, and believes it.
@@ -134,13 +140,38 @@ fn answered<const V6: bool, P: Packet, T: Tables>(
 }
 
 /// [`from_overlay`] of one family.
-#[inline(never)]
+#[inline(always)]
 fn arrived<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let mut ip = headers::parse::<V6, P>(packet)?;
+    let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    match admit::<V6, P, T>(config, packet, tables, &mut scratch) {
+        // The answer to a packet of the host's own that the device did not take.
+        Err(DropReason::NoTunnel) if packet.mark() == ANSWERED_MARK => {
+            packet.set_mark(0);
+            packet.accept();
+            return Ok(Verdict::Stack);
+        }
+        admitted => admitted?,
+    }
+    if !scratch.ip.transport.known {
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    }
+    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    Ok(scratch.verdict)
+}
+
+/// Reads a packet that came through the overlay device, believes it, and says what its ends become.
+#[inline(never)]
+fn admit<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let ip = headers::parse::<V6, P>(packet)?;
     let tunnel = packet.tunnel().ok_or(DropReason::NoTunnel)?;
     if tunnel.vni != config.vni {
         return Err(DropReason::WrongVni);
@@ -148,9 +179,11 @@ fn arrived<const V6: bool, P: Packet, T: Tables>(
     if !is_own::<V6>(config, &ip.destination) {
         return Err(DropReason::NoSuchPod);
     }
-    let mut ends = Ends::of(&ip);
-    reply::<T>(config, tables, &ip, &mut ends);
-    deliver::to_own::<V6, P, T>(config, packet, tables, &mut ip, &ends)
+    scratch.ip = ip;
+    scratch.ends = Ends::of(&ip);
+    scratch.way = Way::UNKNOWN;
+    reply::<T>(config, tables, &ip, &mut scratch.ends);
+    Ok(())
 }
 
 /// [`to_overlay`] of one family.

@@ -10,9 +10,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod answer;
 mod hooks;
 mod socket;
 
+mod icmp;
 mod spoof;
 mod connection;
 
@@ -20,9 +22,11 @@ mod affinity;
 mod balance;
 
 mod deliver;
+mod mtu;
 
 mod lookup;
 
+mod checksum;
 pub mod rewrite;
 
 mod headers;
@@ -34,6 +38,7 @@ mod family;
 mod packet;
 mod tables;
 
+pub use answer::answer;
 pub use balance::CANDIDATES;
 pub use diolkos_abi::address::Address;
 pub use hooks::{from_container, from_overlay, to_container, to_overlay};

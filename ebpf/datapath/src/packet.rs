@@ -26,6 +26,13 @@ pub trait Packet {
     /// has to be pulled again.
     fn resize(&mut self, length: u32) -> Option<()>;
 
+    /// Makes room for `bytes` bytes between the Ethernet header and what follows it; `None` when the kernel refuses. The
+    /// room has to be written, and what was loadable has to be pulled again.
+    fn make_room(&mut self, bytes: u32) -> Option<()>;
+
+    /// The transport checksum is left to the device: the field holds the sum of the pseudo header alone.
+    fn checksum_pending(&mut self) -> bool;
+
     /// Updates the transport checksum at `at` for the addresses of the pseudo header and for words of the segment, which
     /// are about to change; `None` when the kernel refuses. Several words are given as their [`crate::rewrite::sum`]s.
     fn fix_checksum(&mut self, at: usize, addresses: Change, words: Change, checksum: Checksum) -> Option<()>;

@@ -52,6 +52,17 @@ fn replace<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, to: &Ends) ->
         packet.fix_checksum(at, addresses, ports, Checksum { v6: V6, udp }).ok_or(DropReason::RewriteFailed)?;
         packet.store(segment, [to.ports]).ok_or(DropReason::RewriteFailed)?;
     }
+    self::addresses::<V6, P>(packet, ip, to, addresses)
+}
+
+/// Replaces the addresses of the IP header, and what its checksum has to do with them.
+#[inline(always)]
+pub(crate) fn addresses<const V6: bool, P: Packet>(
+    packet: &mut P,
+    ip: &mut Ip,
+    to: &Ends,
+    addresses: Change,
+) -> Result<(), DropReason> {
     let [a, b, c, d] = to.source;
     let [e, f, g, h] = to.destination;
     if V6 {
@@ -91,7 +102,7 @@ pub(crate) fn macs<P: Packet>(packet: &mut P, to: &[u8; 6], from: &[u8; 6]) -> R
 
 /// The [`sum`] of two addresses. The constant words of v4-mapped ones cancel each other out.
 #[inline(always)]
-fn both<const V6: bool>(one: &Words, other: &Words) -> u32 {
+pub(crate) fn both<const V6: bool>(one: &Words, other: &Words) -> u32 {
     if V6 {
         let ([a, b, c, d], [e, f, g, h]) = (*one, *other);
         sum([a, b, c, d, e, f, g, h])

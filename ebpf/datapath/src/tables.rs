@@ -4,6 +4,7 @@ use core::ops::DerefMut;
 
 use diolkos_abi::config::{Lifetimes, is_over};
 use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
+use diolkos_abi::counter::Verdict;
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
 use diolkos_abi::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey};
 
@@ -139,6 +140,9 @@ pub struct Scratch {
     pub(crate) step: Step,
     /// The service it opens a connection to.
     pub(crate) service: u32,
+    /// What became of it. A subprogram leaves it here: what does not fit one register is returned through memory, and
+    /// then the verifier minds what is left in the register.
+    pub(crate) verdict: Verdict,
     /// How it stands on the wire.
     pub(crate) tuple: Tuple,
     /// An entry of conntrack that is being made, and its key.
@@ -198,6 +202,17 @@ impl Scratch {
         };
         let flow = Flow { flags: u16::MAX, source: [9; 16], destination: [9; 16], identity: 9, ..Flow::default() };
         let ends = Ends { source: [9; 4], destination: [9; 4], ports: 9 };
-        Self { ip: Ip::SOILED, ends, way: Way(9), step: Step::Open, service: 9, tuple, flow, key: tuple, other: tuple }
+        Self {
+            ip: Ip::SOILED,
+            ends,
+            way: Way(9),
+            step: Step::Open,
+            service: 9,
+            verdict: Verdict::Overlay,
+            tuple,
+            flow,
+            key: tuple,
+            other: tuple,
+        }
     }
 }

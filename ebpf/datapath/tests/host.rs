@@ -17,7 +17,7 @@ use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 
 use model::{ModelPacket, ModelTables};
-use scenarios::{Fault, Scenario};
+use scenarios::{Fault, Scenario, Told};
 
 /// Runs a packet hook.
 fn run(scenario: &Scenario, packet: &mut ModelPacket, tables: &mut ModelTables) -> Result<Verdict, DropReason> {
@@ -41,7 +41,16 @@ fn check(scenario: &Scenario, linear: usize, stumbling: bool) {
     assert_eq!(outcome, expect.outcome, "{name}: outcome");
     let flows: HashMap<Tuple, Flow> = expect.flows.iter().copied().collect();
     assert_eq!(tables.flows, flows, "{name}: conntrack");
-    if outcome.is_ok() {
+    let answered = match outcome {
+        Ok(_) => None,
+        Err(reason) => diolkos_datapath::answer(scenario.hook, reason, &scenario.config, &mut packet, &mut tables),
+    };
+    match expect.told {
+        Told::Whatever => {}
+        Told::Nothing => assert_eq!(answered, None, "{name}: answer"),
+        Told::Answer => assert_eq!(answered, Some(Verdict::Answered), "{name}: answer"),
+    }
+    if outcome.is_ok() || expect.told == Told::Answer {
         assert_eq!(packet.bytes, expect.bytes, "{name}: packet");
         assert_eq!(packet.mark, expect.mark, "{name}: mark");
         assert_eq!(packet.redirect, expect.redirect, "{name}: redirect");

@@ -13,7 +13,7 @@ mod skb;
 #[path = "dataplane/sock_addr.rs"]
 mod sock_addr;
 
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use diolkos_abi::config::Config;
@@ -107,15 +107,28 @@ fn classify(
                 Verdict::Pod | Verdict::Overlay | Verdict::Neighbour | Verdict::Answered => TC_ACT_REDIRECT as i32,
             }
         }
-        Err(reason) => {
-            let index = drop_index(hook, reason);
-            count(index);
-            if event::drops_are_watched() {
-                event::tell_packet(skb, index);
-            }
-            TC_ACT_SHOT as i32
-        }
+        Err(reason) => refuse(hook, reason, skb),
     }
+}
+
+/// Counts a refusal, and answers the packet where its sender is to be told.
+#[inline(always)]
+fn refuse(hook: Hook, reason: DropReason, skb: *mut __sk_buff) -> i32 {
+    let index = drop_index(hook, reason);
+    count(index);
+    if event::drops_are_watched() {
+        event::tell_packet(skb, index);
+    }
+    let mut packet = Skb::new(skb);
+    let reason = packet.forget(reason);
+    let answer = diolkos_datapath::answer(hook, reason, config(), &mut packet, &mut Kernel::of_packet());
+    let Some(verdict) = answer else { return TC_ACT_SHOT as i32 };
+    let index = verdict_index(hook, verdict);
+    count(index);
+    if event::drops_are_watched() {
+        event::tell_packet(skb, index);
+    }
+    TC_ACT_REDIRECT as i32
 }
 
 /// Both licences of the source, in the form the kernel knows.

@@ -13,13 +13,14 @@ use diolkos_datapath::Tunnel;
 
 use crate::dataplane::{Dataplane, explain, read};
 use crate::scenarios::world::{BEFORE, NOW};
-use crate::scenarios::{self, Input, Scenario};
+use crate::scenarios::{self, Input, Scenario, Told};
 
 /// Size of `struct __sk_buff` as of Linux 5.10, and the offsets of the fields that a test run takes.
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const CB: usize = 48;
+const GSO_SIZE: usize = 176;
 /// Newer kernels refuse a test run of an IPv4 packet that ends before its header does.
 const SHORTEST: usize = 14 + 20;
 
@@ -63,6 +64,7 @@ pub fn run(program: &SchedClassifier, input: &Input) -> Result<Output, String> {
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(MARK, input.mark);
     put(INGRESS_IFINDEX, input.ingress_ifindex);
+    put(GSO_SIZE, input.gso_size);
     if let Some(Tunnel { vni, remote }) = input.tunnel {
         put(CB, 1);
         put(CB + 4, vni);
@@ -109,9 +111,14 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
             found.push(format!("{}: {what}: {detail}", scenario.name));
         }
     };
-    let (code, counter) = code_and_counter(*hook, expect.outcome);
+    let answered = match expect.told {
+        Told::Answer => true,
+        Told::Nothing => false,
+        Told::Whatever => expect.outcome.is_err() && output.code == TC_ACT_REDIRECT,
+    };
+    let (code, counters) = code_and_counters(*hook, expect.outcome, answered);
     compare("code", output.code == code, format!("{:#x} and not {code:#x}", output.code));
-    if expect.outcome.is_ok() {
+    if expect.outcome.is_ok() || expect.told == Told::Answer {
         compare(
             "packet",
             output.bytes == expect.bytes,
@@ -123,7 +130,7 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
     let expected: HashMap<Tuple, Flow> = expect.flows.iter().copied().collect();
     compare("conntrack", flows == expected, format!("{flows:#?}\nand not {expected:#?}"));
     for (index, (after, before)) in dataplane.counters().iter().zip(&before).enumerate() {
-        let expected = u64::from(index == counter as usize);
+        let expected = u64::from(counters.contains(&(index as u32)));
         compare(
             "counter",
             after - before == expected,
@@ -135,11 +142,15 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
     found
 }
 
-fn code_and_counter(hook: Hook, outcome: Result<Verdict, DropReason>) -> (u32, u32) {
+/// What the program returns and what it counts. An answer is counted beside its reason.
+fn code_and_counters(hook: Hook, outcome: Result<Verdict, DropReason>, answered: bool) -> (u32, Vec<u32>) {
     match outcome {
-        Ok(verdict @ (Verdict::Pod | Verdict::Overlay)) => (TC_ACT_REDIRECT, verdict_index(hook, verdict)),
-        Ok(verdict) => (TC_ACT_UNSPEC, verdict_index(hook, verdict)),
-        Err(reason) => (TC_ACT_SHOT, drop_index(hook, reason)),
+        Ok(verdict @ (Verdict::Pod | Verdict::Overlay)) => (TC_ACT_REDIRECT, vec![verdict_index(hook, verdict)]),
+        Ok(verdict) => (TC_ACT_UNSPEC, vec![verdict_index(hook, verdict)]),
+        Err(reason) if answered => {
+            (TC_ACT_REDIRECT, vec![drop_index(hook, reason), verdict_index(hook, Verdict::Answered)])
+        }
+        Err(reason) => (TC_ACT_SHOT, vec![drop_index(hook, reason)]),
     }
 }
 

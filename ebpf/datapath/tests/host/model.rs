@@ -24,6 +24,8 @@ pub struct ModelPacket {
     came_through: Option<Tunnel>,
     pub tunnel: Option<(u32, Address)>,
     note: u32,
+    /// The checksum is left to the device.
+    pub pending: bool,
     tagged: bool,
     gso_size: u32,
     pub redirect: Option<Redirect>,
@@ -40,6 +42,7 @@ impl ModelPacket {
             came_through: input.tunnel,
             tunnel: None,
             note: 0,
+            pending: false,
             tagged: input.tagged,
             gso_size: input.gso_size,
             redirect: None,
@@ -82,6 +85,16 @@ impl Packet for ModelPacket {
         self.linear = self.linear.min(length as usize);
         self.bytes.resize(length as usize, 0);
         Some(())
+    }
+
+    fn make_room(&mut self, bytes: u32) -> Option<()> {
+        self.bytes.splice(14..14, std::iter::repeat_n(0xee, bytes as usize));
+        self.linear = self.bytes.len();
+        Some(())
+    }
+
+    fn checksum_pending(&mut self) -> bool {
+        self.pending
     }
 
     /// As the kernel does it for a packet whose checksum is complete: the new words are added, the old ones taken off.

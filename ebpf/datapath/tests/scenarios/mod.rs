@@ -4,12 +4,16 @@
 //! `BPF_PROG_TEST_RUN` (the kernel suite). Both check the same expectations.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod answers;
 pub mod from_container;
 pub mod host_side;
+pub mod icmp;
+pub mod mtu;
 pub mod overlay;
 pub mod packets;
 pub mod services;
 pub mod sockets;
+pub mod wire;
 pub mod world;
 
 use diolkos_abi::address::v4_mapped;
@@ -17,7 +21,8 @@ use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 
-use diolkos_datapath::{Address, Tunnel};
+use diolkos_datapath::Address;
+pub use diolkos_datapath::Tunnel;
 
 use world::World;
 
@@ -50,6 +55,7 @@ pub struct Input {
 #[derive(Clone, Debug)]
 pub struct Expect {
     pub outcome: Result<Verdict, DropReason>,
+    pub told: Told,
     /// The packet afterwards; of a dropped packet nobody asks.
     pub bytes: Vec<u8>,
     pub mark: u32,
@@ -58,6 +64,17 @@ pub struct Expect {
     pub tunnel: Option<(u32, Address)>,
     /// All of conntrack afterwards.
     pub flows: Vec<(Tuple, Flow)>,
+}
+
+/// Whether the sender of a refused packet is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It does not matter here.
+    Whatever,
+    /// Not with a word.
+    Nothing,
+    /// By the packet, mark, redirect and tunnel key of the expectation.
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +103,9 @@ pub fn all() -> Vec<Scenario> {
     list.extend(services::all());
     list.extend(overlay::all());
     list.extend(host_side::all());
+    list.extend(answers::all());
+    list.extend(icmp::all());
+    list.extend(mtu::all());
     list
 }
 
@@ -94,6 +114,7 @@ impl Scenario {
     pub fn new(name: &'static str, hook: Hook, ingress_ifindex: u32, world: World, bytes: Vec<u8>) -> Self {
         let expect = Expect {
             outcome: Ok(Verdict::Untouched),
+            told: Told::Whatever,
             bytes: bytes.clone(),
             mark: 0,
             redirect: None,
@@ -111,6 +132,19 @@ impl Scenario {
 
     pub fn drops(mut self, reason: DropReason) -> Self {
         self.expect.outcome = Err(reason);
+        self
+    }
+
+    /// Refused, and answered by these bytes.
+    pub fn answers(mut self, reason: DropReason, bytes: Vec<u8>) -> Self {
+        self.expect.told = Told::Answer;
+        self.expect.bytes = bytes;
+        self.drops(reason)
+    }
+
+    /// Refused without a word.
+    pub fn silent(mut self) -> Self {
+        self.expect.told = Told::Nothing;
         self
     }
 

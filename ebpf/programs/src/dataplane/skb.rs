@@ -5,14 +5,16 @@ use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
-    bpf_redir_neigh, bpf_tunnel_key,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
     bpf_get_smp_processor_id, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_pull_data, bpf_skb_set_tunnel_key,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_pull_data,
+    bpf_skb_set_tunnel_key,
 };
 use diolkos_abi::address::{Address, address_words, from_words, is_v4, v4_mapped, v4_of};
 use diolkos_abi::config::features;
+use diolkos_abi::counter::DropReason;
 use diolkos_datapath::rewrite::adjust;
 use diolkos_datapath::{Change, Checksum, Packet, Tunnel};
 
@@ -37,6 +39,18 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff) -> Self {
         Self { skb }
+    }
+
+    /// The same reason, but as a value that the verifier knows nothing of: it would check the whole making of an answer
+    /// once more for each place that refuses.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self, reason: DropReason) -> DropReason {
+        // SAFETY: the context is the one the kernel passed in; what is read was just written.
+        unsafe {
+            let field = &raw mut (*self.skb).cb[1];
+            write_volatile(field, reason as u32);
+            core::mem::transmute::<u32, DropReason>(read_volatile(field))
+        }
     }
 
     /// The address of `length` bytes at `at`, checked against the end of the linear part.
@@ -179,6 +193,24 @@ impl Packet for Skb {
     fn resize(&mut self, length: u32) -> Option<()> {
         // SAFETY: as above.
         (unsafe { bpf_skb_change_tail(self.skb, length, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, bytes: u32) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_skb_adjust_room(self.skb, bytes as i32, BPF_ADJ_ROOM_MAC, 0) } == 0).then_some(())
+    }
+
+    /// A change outside the pseudo header is the kernel's to make only while the checksum is complete. Any two bytes
+    /// serve to see whether it makes one.
+    #[inline(always)]
+    fn checksum_pending(&mut self) -> bool {
+        let Some(before) = self.checksum(0) else { return false };
+        let touched = self.replace_checksum(0, Change { from: 0, to: 1 }, 0).is_some();
+        let pending = touched && self.checksum(0) == Some(before);
+        // The packet is as long as it was.
+        let _ = self.set_checksum(0, before);
+        pending
     }
 
     /// The kernel alone knows whether the checksum is complete or still the device's to compute; then the field holds
