@@ -6,6 +6,7 @@ mod churn;
 mod conformance;
 mod fixture;
 mod operations;
+mod packets;
 mod pins;
 mod upgrade;
 mod world;

@@ -25,7 +25,8 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(crate) struct World {
     pub(crate) bpffs: PathBuf,
     pub(crate) cgroup: PathBuf,
-    home: PathBuf,
+    /// The cgroup the process came from.
+    pub(crate) home: PathBuf,
     _directory: TempDir,
     _turn: MutexGuard<'static, ()>,
 }

@@ -7,6 +7,7 @@ mod node;
 mod pki;
 mod service;
 mod status;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,8 @@ enum Command {
     Status(status::StatusArgs),
     /// The services of this node's maps.
     Service(service::ServiceArgs),
+    /// What would become of a connection: every lookup and decision, from the maps in force. Sends nothing.
+    Trace(trace::TraceArgs),
     /// Packets and connects as this node decides on them: drops with their reason, and samples of what goes on.
     Monitor(monitor::MonitorArgs),
     /// The cluster's own certificate authority, and kubeconfigs.
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
             Command::Agent(args) => node::agent(args).await,
             Command::Status(args) => status::run(args),
             Command::Service(args) => service::run(args),
+            Command::Trace(args) => trace::run(args),
             Command::Monitor(args) => monitor::run(args).await,
             Command::Pki(args) => pki::run(args),
         }

@@ -147,6 +147,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn remember_affinity(&mut self, key: &AffinityKey, affinity: &Affinity) {
+        if dry() {
+            return;
+        }
         let Some(entry) = AFFINITY.get_ptr_mut(key) else {
             let _ = AFFINITY.insert(key, affinity, BPF_NOEXIST.into());
             return;
@@ -232,7 +235,8 @@ impl Tables for Kernel {
     fn insert_flow(&mut self, key: &Tuple, flow: &Flow, insert: Insert) -> Result<(), InsertError> {
         const EEXIST: i32 = -17;
         if dry() {
-            return Ok(());
+            let is_taken = insert == Insert::IfAbsent && CONNTRACK.get_ptr(key).is_some();
+            return if is_taken { Err(InsertError::Exists) } else { Ok(()) };
         }
         let flags = match insert {
             Insert::IfAbsent => BPF_NOEXIST,

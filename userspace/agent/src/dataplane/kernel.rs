@@ -457,3 +457,8 @@ fn page<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd, from: Option<
 pub(crate) fn dump_pinned<K: aya::Pod, V: aya::Pod>(path: &Path) -> io::Result<Vec<(K, V)>> {
     syscall::dump(syscall::object_get(path)?.as_fd())
 }
+
+/// The embedded eBPF object; empty in a build without it.
+pub(crate) fn object() -> &'static [u8] {
+    object::OBJECT
+}

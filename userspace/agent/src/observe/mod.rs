@@ -8,6 +8,7 @@ pub mod programs;
 pub mod services;
 pub mod status;
 pub mod monitor;
+pub mod trace;
 
 pub use error::ObserveError;
 pub use pins::Pins;

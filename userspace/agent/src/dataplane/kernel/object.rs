@@ -15,7 +15,7 @@ use super::syscall;
 use crate::dataplane::{Error, Result, map};
 
 /// The object `cargo xtask build` makes; empty in a build without it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
 /// A program of the cgroup's sockets.
 pub(super) struct SocketHook {

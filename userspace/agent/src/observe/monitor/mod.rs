@@ -39,6 +39,7 @@ pub struct Monitor {
     seen: Seen,
     /// What to add to the programs' clock, for the time since 1970.
     epoch: Duration,
+    is_abandoned: bool,
     _turn: Flock<File>,
 }
 
@@ -62,7 +63,17 @@ impl Monitor {
         let sample = wish.sample.clamp(1, 1 << 31).next_power_of_two() - 1;
         let value = Control { watch: bits(wish.drops, watch::DROPS) | bits(wish.flows, watch::FLOWS), sample };
         control.set(0, value, 0).map_err(|error| unreadable(map::CONTROL, &error))?;
-        Ok(Self { control, ring, pins: pins.clone(), wish, before, seen: Seen::default(), epoch: epoch(), _turn: turn })
+        Ok(Self {
+            control,
+            ring,
+            pins: pins.clone(),
+            wish,
+            before,
+            seen: Seen::default(),
+            epoch: epoch(),
+            is_abandoned: false,
+            _turn: turn,
+        })
     }
 
     /// Hands over what has happened since the last call, in its order.
@@ -77,6 +88,11 @@ impl Monitor {
                 take(record);
             }
         }
+    }
+
+    /// Ends as SIGKILL would end it: nothing is turned off. For tests.
+    pub fn abandon(mut self) {
+        self.is_abandoned = true;
     }
 
     /// What came by, filtered or not.
@@ -95,6 +111,9 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
+        if self.is_abandoned {
+            return;
+        }
         if let Err(error) = self.control.set(0, Control::default(), 0) {
             tracing::error!(%error, "the programs go on telling what they do; the agent turns that off within a minute");
         }
@@ -111,6 +130,11 @@ pub fn heal(pins: &Pins) -> Result<bool, ObserveError> {
     }
     control.set(0, Control::default(), 0).map_err(failed)?;
     Ok(true)
+}
+
+/// A packet in a few words: who sends what to whom.
+pub(crate) fn describe(packet: &[u8]) -> String {
+    record::describe(packet)
 }
 
 /// The right to the watch, which ends with its process; nothing when another has it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diolkos_abi::address::Address;
 use diolkos_abi::counter::{DropReason, FIRST_DROP, Hook, Verdict};
-use diolkos_abi::event::Event;
+use diolkos_abi::event::{EVENT_PACKET, Event};
 use serde::Serialize;
 
 use super::decode::{self, Decoded};
@@ -119,8 +119,8 @@ impl Record {
         }
     }
 
-    /// One line; `device` names a device.
-    pub fn line(&self, device: impl Fn(u32) -> String) -> String {
+    /// Who sends what to whom.
+    fn what(&self) -> String {
         let side = |address: Option<IpAddr>, port: Option<u16>| match (address, port) {
             (Some(address), Some(port)) => end(address, port),
             (Some(address), None) => address.to_string(),
@@ -128,23 +128,30 @@ impl Record {
         };
         let (from, to) = (side(self.source, self.source_port), side(self.destination, self.destination_port));
         let arrow = if to.is_empty() { "" } else { ">" };
+        joined(&[&from, arrow, &to, &self.protocol, &self.detail])
+    }
+
+    /// One line; `device` names a device.
+    pub fn line(&self, device: impl Fn(u32) -> String) -> String {
         let outcome = self.drop.map(|reason| format!("DROP {reason}")).or(self.verdict.map(str::to_owned));
         let length = self.length.map_or(String::new(), |length| format!("{length} B"));
         let device = self.ifindex.map_or(String::new(), |index| format!("on {}", device(index)));
-        let parts = [
-            clock_time(self.time),
-            self.hook.into(),
-            outcome.unwrap_or_default(),
-            from,
-            arrow.into(),
-            to,
-            self.protocol.clone(),
-            self.detail.clone(),
-            length,
-            device,
-        ];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+        let (time, outcome) = (clock_time(self.time), outcome.unwrap_or_default());
+        joined(&[&time, self.hook, &outcome, &self.what(), &length, &device])
     }
+}
+
+/// See [`super::describe`].
+pub(super) fn describe(packet: &[u8]) -> String {
+    let mut event = Event { time: 0, hook: 0, outcome: 0, length: 0, ifindex: 0, packet: [0; EVENT_PACKET] };
+    let held = packet.len().min(EVENT_PACKET);
+    event.packet[..held].copy_from_slice(&packet[..held]);
+    event.length = held as u16;
+    Record::of(&event, Duration::ZERO).map(|record| record.what()).unwrap_or_default()
+}
+
+fn joined(parts: &[&str]) -> String {
+    parts.iter().copied().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Events of these carry a peer and not a packet.
@@ -172,7 +179,6 @@ fn clock_time(since_1970: f64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use diolkos_abi::address::v4_mapped;
-    use diolkos_abi::event::EVENT_PACKET;
 
     use super::*;
 
