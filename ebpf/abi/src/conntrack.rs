@@ -189,7 +189,9 @@ pub struct SocketFlow {
     pub protocol: u8,
     /// 1 when the socket talks to further services, which stand in `peer`.
     pub more: u8,
-    pub pad: [u8; 6],
+    /// 1 when the socket stands in `udp` with this backend.
+    pub recorded: u8,
+    pub pad: [u8; 5],
 }
 const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() == 8);
 

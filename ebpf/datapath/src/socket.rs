@@ -36,23 +36,32 @@ pub fn connect<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
     if peer.protocol != protocol::TCP && peer.protocol != protocol::UDP {
         return Ok(Verdict::Untouched);
     }
-    let outcome = choose(config, peer, tables);
-    if let Ok(Some(flow)) = &outcome {
-        tables.remember_socket(flow).ok_or(DropReason::RewriteFailed)?;
-        if flow.protocol == protocol::UDP {
-            let (cookie, netns) = (tables.socket_cookie(), tables.netns_cookie());
-            tables.remember_udp(cookie, &ConnectedUdp { backend: flow.backend, netns });
+    let before = tables.socket();
+    let recorded = before.as_ref().map_or(0, |flow| if flow.recorded != 0 { flow.backend } else { 0 });
+    let is_known = before.is_some();
+    match choose(config, peer, is_known, tables) {
+        Ok(Some(flow)) => {
+            let is_udp = flow.protocol == protocol::UDP;
+            tables.remember_socket(&SocketFlow { recorded: is_udp.into(), ..flow }).ok_or(DropReason::RewriteFailed)?;
+            if is_udp && recorded != flow.backend {
+                let (cookie, netns) = (tables.socket_cookie(), tables.netns_cookie());
+                tables.remember_udp(cookie, &ConnectedUdp { backend: flow.backend, netns });
+            }
+            peer.reach(&flow);
+            Ok(Verdict::Translated)
         }
-        peer.reach(flow);
-        return Ok(Verdict::Translated);
+        // The same socket may have been connected to a service before.
+        outcome => {
+            if recorded != 0 {
+                let cookie = tables.socket_cookie();
+                tables.forget_udp(cookie);
+            }
+            if is_known {
+                tables.forget_socket();
+            }
+            outcome.map(|_| Verdict::Untouched)
+        }
     }
-    // The same socket may have been connected to a service before.
-    if peer.protocol == protocol::UDP && tables.socket().is_some() {
-        let cookie = tables.socket_cookie();
-        tables.forget_udp(cookie);
-    }
-    tables.forget_socket();
-    outcome.map(|_| Verdict::Untouched)
 }
 
 /// A program asks whom its socket is connected to (cgroup getpeername4, getpeername6): the address it dialled.
@@ -94,23 +103,29 @@ impl Peer {
 }
 
 /// A backend for what is dialled, `None` when that is none of ours. A kernel that can only say EPERM leaves refusing to
-/// the packet path, and so does a pod that opted out.
+/// the packet path, and so does a pod that opted out; not that of a socket that is known, which was translated before.
 #[inline(always)]
-fn choose<T: Tables>(config: &Config, peer: &Peer, tables: &mut T) -> Result<Option<SocketFlow>, DropReason> {
+fn choose<T: Tables>(
+    config: &Config,
+    peer: &Peer,
+    is_known: bool,
+    tables: &mut T,
+) -> Result<Option<SocketFlow>, DropReason> {
     let key = FrontendKey::new(peer.address, peer.port, peer.protocol, scope::CLUSTER);
     // 0 for none: a gap in an `Option` would leave a register without a value, which the verifier minds.
     let service = lookup::service(tables, &key).unwrap_or_default();
     if service == 0 && !lookup::is_service_address(config, tables, &peer.address) {
         return Ok(None);
     }
-    let netns = lookup::netns(tables).unwrap_or_default();
+    let lifetime = tables.affinity_lifetime(service);
+    let netns = if is_known && lifetime == 0 { Netns::default() } else { lookup::netns(tables).unwrap_or_default() };
     if netns.flags & netns_flags::OPT_OUT != 0 {
         return Ok(None);
     }
     let choice = match service {
         1.. => {
             let client = client(config, &netns, &peer.address);
-            backend(tables, service, &client).and_then(|choice| flow(peer, service, &choice))
+            backend(tables, service, lifetime, &client).map(|choice| flow(peer, service, &choice))
         }
         0 => Err(DropReason::UnknownPort),
     };
@@ -124,8 +139,7 @@ fn choose<T: Tables>(config: &Config, peer: &Peer, tables: &mut T) -> Result<Opt
 
 /// The backend the client keeps, or any one.
 #[inline(always)]
-fn backend<T: Tables>(tables: &mut T, service: u32, client: &Address) -> Result<Choice, DropReason> {
-    let lifetime = tables.affinity_lifetime(service);
+fn backend<T: Tables>(tables: &mut T, service: u32, lifetime: u32, client: &Address) -> Result<Choice, DropReason> {
     let keeps = lifetime != 0 && *client != [0; 16];
     if keeps && let Some(choice) = affinity::preferred(tables, service, lifetime, client) {
         affinity::remember(tables, service, client, &choice);
@@ -140,19 +154,19 @@ fn backend<T: Tables>(tables: &mut T, service: u32, client: &Address) -> Result<
 }
 
 #[inline(always)]
-fn flow(dialled: &Peer, service: u32, choice: &Choice) -> Result<SocketFlow, DropReason> {
-    let backend_address = from_words(choice.address);
-    Ok(SocketFlow {
+fn flow(dialled: &Peer, service: u32, choice: &Choice) -> SocketFlow {
+    SocketFlow {
         address: dialled.address,
-        backend_address,
+        backend_address: from_words(choice.address),
         backend: backend_word(choice.id, choice.generation),
         service,
         port: dialled.port,
         backend_port: choice.port,
         protocol: dialled.protocol,
         more: 0,
-        pad: [0; 6],
-    })
+        recorded: 0,
+        pad: [0; 5],
+    }
 }
 
 /// The address under which the packet path knows what the socket sends to `dialled`; zero when its namespace is not

@@ -27,7 +27,7 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
             let known = if flow.more == 0 { None } else { further(peer, tables) };
             let next = match known {
                 Some(known) => known,
-                None => match choose(config, peer, tables)? {
+                None => match choose(config, peer, true, tables)? {
                     Some(next) => next,
                     None => return Ok(Verdict::Untouched),
                 },
@@ -36,7 +36,8 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
             peer.reach(&next);
         }
         _ => {
-            let Some(next) = choose(config, peer, tables)? else { return Ok(Verdict::Untouched) };
+            let is_known = first.is_some();
+            let Some(next) = choose(config, peer, is_known, tables)? else { return Ok(Verdict::Untouched) };
             let more = first.map_or(0, |flow| flow.more);
             tables.remember_socket(&SocketFlow { more, ..next }).ok_or(DropReason::RewriteFailed)?;
             peer.reach(&next);
@@ -83,7 +84,8 @@ fn further<T: Tables>(peer: &Peer, tables: &mut T) -> Option<SocketFlow> {
         backend_port: known.port,
         protocol: peer.protocol,
         more: 1,
-        pad: [0; 6],
+        recorded: 0,
+        pad: [0; 5],
     })
 }
 

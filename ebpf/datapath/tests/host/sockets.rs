@@ -83,6 +83,6 @@ fn run(scenario: &SocketScenario, step: &Step, config: &Config, tables: &mut Mod
             assert_eq!(source, named(*seems), "{name}");
         }
         Step::Push { .. } | Step::Disconnect => {}
-        Step::Changes(world) => tables.world = world.clone(),
+        Step::Changes(world) => tables.world = (**world).clone(),
     }
 }

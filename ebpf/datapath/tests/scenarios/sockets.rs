@@ -93,7 +93,7 @@ pub enum Step {
     /// The socket is connected no longer.
     Disconnect,
     /// The maps hold something else now: the same keys, other values.
-    Changes(World),
+    Changes(Box<World>),
 }
 
 /// The list. `servers` are backend [`LOCAL`], backend [`FAR`] and the one without a service, of each family.
@@ -191,7 +191,8 @@ impl Maker {
             backend_port: backend_port.to_be_bytes(),
             protocol: self.protocol,
             more: 0,
-            pad: [0; 6],
+            recorded: 0,
+            pad: [0; 5],
         }
     }
 
@@ -228,8 +229,10 @@ impl Maker {
     fn connections(self) -> Vec<SocketScenario> {
         let [vip, (unknown, _)] = self.family.vips();
         let udp = |backend: u32| (self.protocol == protocol::UDP).then_some(backend_word(backend, GENERATION));
+        let remembered =
+            |dialled, backend| SocketFlow { recorded: udp(LOCAL).is_some().into(), ..self.flow(dialled, backend) };
         let connected = |name, world| SocketScenario {
-            remembers: Some(self.flow(0, LOCAL)),
+            remembers: Some(remembered(0, LOCAL)),
             connected_udp: udp(LOCAL),
             ..self.scenario(name, world, vec![self.connects(0, 0)])
         };
@@ -269,7 +272,7 @@ impl Maker {
             old("an old kernel leaves refusing to the packet path", vip),
             old("an old kernel leaves unknown ports to the packet path", (vip.0, 81)),
             SocketScenario {
-                remembers: Some(self.flow(1, FAR)),
+                remembers: Some(remembered(1, FAR)),
                 connected_udp: udp(FAR),
                 ..self.scenario(
                     "a socket connects to one service after another",
@@ -287,7 +290,7 @@ impl Maker {
 
     fn connected_datagrams(self) -> Vec<SocketScenario> {
         vec![SocketScenario {
-            remembers: Some(self.flow(0, LOCAL)),
+            remembers: Some(SocketFlow { recorded: 1, ..self.flow(0, LOCAL) }),
             connected_udp: Some(backend_word(LOCAL, GENERATION)),
             ..self.scenario(
                 "answers to a connected socket come from the service",
@@ -328,7 +331,7 @@ impl Maker {
                 ..self.scenario(
                     "datagrams stay with a backend that left its row",
                     serving(),
-                    vec![self.sends(0, 0), Step::Changes(self.world(&[FAR], &[])), self.sends(0, 0)],
+                    vec![self.sends(0, 0), Step::Changes(self.world(&[FAR], &[]).into()), self.sends(0, 0)],
                 )
             },
             SocketScenario {
@@ -338,7 +341,7 @@ impl Maker {
                     serving(),
                     vec![
                         self.sends(0, 0),
-                        Step::Changes(self.deleted()),
+                        Step::Changes(self.deleted().into()),
                         Step::Send { to: vip, outcome: Err(DropReason::NoEndpoints), reaches: None },
                     ],
                 )
@@ -363,9 +366,9 @@ impl Maker {
         let [before, after] = backends;
         vec![
             self.sends(dialled, server(before)),
-            Step::Changes(row(after)),
+            Step::Changes(row(after).into()),
             self.sends(dialled, server(before)),
-            Step::Changes(row(after).with_backend(before, |b| b.state = backend_state::DEAD)),
+            Step::Changes(row(after).with_backend(before, |b| b.state = backend_state::DEAD).into()),
             self.sends(dialled, server(after)),
             self.answers(server(after), dialled),
         ]
@@ -396,7 +399,7 @@ impl Maker {
                 ..self.scenario(
                     "the second service takes the place of one whose backend died",
                     both(),
-                    [round(), vec![Step::Changes(dead), self.sends(1, 1), self.answers(1, 1)]].concat(),
+                    [round(), vec![Step::Changes(dead.into()), self.sends(1, 1), self.answers(1, 1)]].concat(),
                 )
             },
             SocketScenario {

@@ -1,7 +1,7 @@
 //! The maps, and the logic's view of them.
 
 use core::arch::asm;
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -106,17 +106,19 @@ fn dry() -> bool {
 /// The kernel's maps, on behalf of a packet or of a socket.
 pub(crate) struct Kernel {
     socket: Option<SockAddrContext>,
+    /// The socket's storage, once it was looked up and was there.
+    stored: *mut SocketFlow,
 }
 
 impl Kernel {
     #[inline(always)]
     pub(crate) fn of_packet() -> Self {
-        Self { socket: None }
+        Self { socket: None, stored: null_mut() }
     }
 
     #[inline(always)]
     pub(crate) fn of_socket(ctx: SockAddrContext) -> Self {
-        Self { socket: Some(ctx) }
+        Self { socket: Some(ctx), stored: null_mut() }
     }
 }
 
@@ -349,11 +351,19 @@ impl Tables for Kernel {
     fn socket(&mut self) -> Option<SocketFlow> {
         let ctx = self.socket.as_ref()?;
         // SAFETY: the storage lives as long as the socket, and the system call holds the socket.
-        unsafe { SOCKET.get_ptr_mut(ctx).as_ref() }.copied()
+        unsafe {
+            self.stored = SOCKET.get_ptr_mut(ctx);
+            self.stored.as_ref().copied()
+        }
     }
 
     #[inline(always)]
     fn remember_socket(&mut self, flow: &SocketFlow) -> Option<()> {
+        // SAFETY: as for `socket`.
+        if let Some(stored) = unsafe { self.stored.as_mut() } {
+            *stored = *flow;
+            return Some(());
+        }
         let ctx = self.socket.as_ref()?;
         let mut flow = *flow;
         // SAFETY: as for `socket`; the kernel copies the initial value.
@@ -365,6 +375,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn forget_socket(&mut self) {
+        self.stored = null_mut();
         if let Some(ctx) = self.socket.as_ref() {
             // SAFETY: the context's socket is valid while the program runs. There being nothing to forget is fine.
             let _ = unsafe { SOCKET.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
