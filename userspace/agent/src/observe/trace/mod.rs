@@ -175,7 +175,13 @@ impl Asked<'_> {
                 Ok(Verdict::Untouched)
             }
         };
-        let output = if outcome.is_ok() { left(&packet) } else { "dropped".into() };
+        let mut output = left(&packet);
+        if let Err(reason) = outcome {
+            output = match diolkos_datapath::answer(hook, reason, &self.config, &mut packet, &mut self.live) {
+                Some(_) => format!("its sender is told: {}", left(&packet)),
+                None => "dropped in silence".into(),
+            };
+        }
         let input = format!(
             "{} {} > {}{note}",
             protocol_name(shape.protocol),

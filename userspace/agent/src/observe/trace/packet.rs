@@ -7,6 +7,8 @@ use diolkos_datapath::{Address, Change, Checksum, Packet, Tunnel};
 
 use crate::observe::text::address;
 
+/// Length of an Ethernet header without tags.
+const ETHERNET: usize = 14;
 const SYN: u8 = 2;
 
 /// What a packet is made of.
@@ -72,6 +74,15 @@ impl Packet for TracePacket {
     fn resize(&mut self, length: u32) -> Option<()> {
         self.bytes.resize(length as usize, 0);
         Some(())
+    }
+
+    fn make_room(&mut self, bytes: u32) -> Option<()> {
+        self.bytes.splice(ETHERNET..ETHERNET, std::iter::repeat_n(0, bytes as usize));
+        Some(())
+    }
+
+    fn checksum_pending(&mut self) -> bool {
+        false
     }
 
     /// As for a packet whose checksum is complete: the new words are added, the old ones taken off.
