@@ -31,8 +31,10 @@ const _: () = assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 4);
 
 /// Which sighting of a packet a tuple belongs to.
 pub mod direction {
-    /// The packet as a pod, the overlay or a device handed it over: the only one in use.
+    /// The packet as a pod, the overlay or a device handed it over.
     pub const WIRE: u8 = 0;
+    /// The packet as it leaves the node for the outside, or comes back from there: under the node's address.
+    pub const OUTSIDE: u8 = 1;
 }
 
 impl Tuple {

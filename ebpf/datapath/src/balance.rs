@@ -47,6 +47,21 @@ impl Candidates {
         Ok(Self { base, count, first: slot_of(hash, 0, count), tried: 0 })
     }
 
+    /// The backend at the `n`th slot from the first on, if it is alive, and whether that slot was met before.
+    #[inline(always)]
+    pub(crate) fn at<T: Tables>(&self, tables: &mut T, n: u32) -> Result<(Option<Choice>, bool), DropReason> {
+        // Of a row shorter than the tries every slot is met again; a slot far on would be out of the row.
+        let again = n >= self.count;
+        let mut offset = self.first + if again { 0 } else { n };
+        if offset >= self.count {
+            offset -= self.count;
+        }
+        let id = tables.slot(self.base.wrapping_add(offset)).ok_or(DropReason::BadBackend)?;
+        let backend = tables.backend(id).ok_or(DropReason::BadBackend)?;
+        let alive = backend.state == backend_state::ALIVE;
+        Ok((alive.then(|| Choice::new(id, &backend)), again))
+    }
+
     /// The next backend that is alive; `None` when every candidate was tried.
     #[inline(always)]
     pub(crate) fn next<T: Tables>(&mut self, tables: &mut T) -> Result<Option<Choice>, DropReason> {

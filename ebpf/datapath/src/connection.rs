@@ -168,7 +168,7 @@ pub(crate) fn open_from_another_port<T: Tables>(
 
 /// The entry for replies, but its tag and time, of a connection that reaches the backend from `port`.
 #[inline(always)]
-fn prepare(scratch: &mut Scratch, service: u32, choice: &Choice, port: [u8; 2]) {
+pub(crate) fn prepare(scratch: &mut Scratch, service: u32, choice: &Choice, port: [u8; 2]) {
     let tuple = &scratch.tuple;
     // A pod that is its own backend would answer itself, past the translation: it meets the service as its client.
     let hairpin = equal(&choice.address, &address_words(&tuple.source));
@@ -194,7 +194,7 @@ fn prepare(scratch: &mut Scratch, service: u32, choice: &Choice, port: [u8; 2]) 
 
 /// The connection reaches the backend from another end than its own: replies get that back.
 #[inline(always)]
-fn changed(scratch: &mut Scratch) {
+pub(crate) fn changed(scratch: &mut Scratch) {
     scratch.flow.flags |= flow_flags::DESTINATION;
     scratch.flow.destination = scratch.tuple.source;
     scratch.flow.destination_port = scratch.tuple.source_port;
@@ -220,14 +220,14 @@ pub(crate) fn make_way<T: Tables>(config: &Config, tables: &mut T, scratch: &mut
 
 /// [`Tuple::hash`] as a subprogram: inlined several times over, its words would fill the stack.
 #[inline(never)]
-fn hash(tuple: &Tuple) -> u32 {
+pub(crate) fn hash(tuple: &Tuple) -> u32 {
     tuple.hash()
 }
 
 /// Records a connection, replies first: a backend's answer never meets a table that does not know it. Another live
 /// connection that owns the tuple of the replies is a [`DropReason::FlowCollision`].
 #[inline(never)]
-fn record<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+pub(crate) fn record<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
     scratch.flow.tag = hash(&scratch.key);
     scratch.flow.seen = tables.now();
     record_reply(config, tables, scratch)?;
@@ -299,7 +299,7 @@ fn is_live<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, re
 
 /// What a packet says about its direction of a connection.
 #[inline(always)]
-fn passing(ip: &Ip) -> u16 {
+pub(crate) fn passing(ip: &Ip) -> u16 {
     if ip.protocol != protocol::TCP {
         return 0;
     }

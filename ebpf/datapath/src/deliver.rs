@@ -1,9 +1,9 @@
 //! The last step of a packet: to a pod of this node, into the overlay, or to the stack.
 
 use diolkos_abi::address::{address_words, v4_mapped};
-use diolkos_abi::config::{Config, ENCAPSULATED_MARK};
+use diolkos_abi::config::{Config, ENCAPSULATED_MARK, features};
 use diolkos_abi::counter::{DropReason, Verdict};
-use diolkos_abi::pod::{Endpoint, Node};
+use diolkos_abi::pod::Node;
 
 use crate::Address;
 use crate::family::{self, Words, equal, is_own, narrowed};
@@ -41,8 +41,8 @@ pub(crate) fn deliver<const V6: bool, P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Sends a packet to its new ends, of which the destination lies in this node's pod CIDR: to a pod, or to the stack when
-/// it is for the node itself. The one place where the pod network lowers the hop limit.
+/// Sends a packet that came for this node's pod CIDR to its new ends: to a pod, or to the stack when it is for the node
+/// itself. The one place where the pod network lowers the hop limit.
 #[inline(always)]
 pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
@@ -52,7 +52,8 @@ pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     ends: &Ends,
 ) -> Result<Verdict, DropReason> {
     let destination = narrowed::<V6>(&ends.destination);
-    if equal(&destination, &family::gateway::<V6>(config)) {
+    // The node itself, under the gateway's address, or behind it: replies to its packets to a service come for that.
+    if equal(&destination, &family::gateway::<V6>(config)) || !is_own::<V6>(config, &destination) {
         return to_host::<V6, P>(packet, ip, ends);
     }
     let pod = lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
@@ -69,9 +70,24 @@ pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     Ok(Verdict::Pod)
 }
 
+/// Refuses a packet to `destination`, in this node's pod CIDR, as [`to_own`] would.
+#[inline(never)]
+pub(crate) fn exists<const V6: bool, T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    ip: &Ip,
+    destination: &Words,
+) -> Result<(), DropReason> {
+    if equal(destination, &family::gateway::<V6>(config)) {
+        return Ok(());
+    }
+    lookup::endpoint(tables, destination).ok_or(DropReason::NoSuchPod)?;
+    if ip.hop_limit::<V6>() <= 1 { Err(DropReason::HopLimit) } else { Ok(()) }
+}
+
 /// Sends a packet of a pod to its new ends: by the overlay device, or by the stack when no tunnel leads there.
 #[inline(always)]
-fn to_others<const V6: bool, P: Packet, T: Tables>(
+pub(crate) fn to_others<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
@@ -79,7 +95,8 @@ fn to_others<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let Scratch { ip, ends, way, .. } = scratch;
     let destination = narrowed::<V6>(&ends.destination);
-    if config.overlay_ifindex == 0 || *way == Way::STACK {
+    let direct = config.features & features::DIRECT_ROUTING != 0;
+    if (config.overlay_ifindex == 0 && !direct) || *way == Way::STACK {
         return to_stack::<V6, P>(packet, ip, ends);
     }
     let id = match way.0 {
@@ -98,12 +115,32 @@ fn to_others<const V6: bool, P: Packet, T: Tables>(
     if !mtu::fits::<V6, P>(packet, ip, mtu)? {
         return to_stack::<V6, P>(packet, ip, ends);
     }
+    if direct {
+        return to_neighbour::<V6, P>(packet, ip, ends, &node);
+    }
     set_tunnel(config, packet, &node)?;
     rewrite::ends::<V6, P>(packet, ip, ends)?;
     rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
     packet.set_mark(ENCAPSULATED_MARK);
     packet.redirect(config.overlay_ifindex);
     Ok(Verdict::Overlay)
+}
+
+/// Sends a packet to another node as its next hop, or by the host's routing when the node is no neighbour.
+#[inline(always)]
+fn to_neighbour<const V6: bool, P: Packet>(
+    packet: &mut P,
+    ip: &mut Ip,
+    ends: &Ends,
+    node: &Node,
+) -> Result<Verdict, DropReason> {
+    if node.ifindex == 0 {
+        return to_stack::<V6, P>(packet, ip, ends);
+    }
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    let next_hop = if V6 { node.next_hop_v6 } else { v4_mapped(node.next_hop_v4) };
+    packet.redirect_neighbour(node.ifindex, &next_hop, V6);
+    Ok(Verdict::Neighbour)
 }
 
 /// Leaves a packet with its new ends to the host's routing.

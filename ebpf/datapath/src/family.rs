@@ -60,10 +60,21 @@ pub(crate) const fn gateway<const V6: bool>(config: &Config) -> Words {
     if V6 { address_words(&config.gateway_v6) } else { v4(config.gateway_v4) }
 }
 
-/// The node's own address.
+/// The node's own address, under which its pods talk to the outside.
 #[inline(always)]
 pub(crate) const fn node<const V6: bool>(config: &Config) -> Words {
     if V6 { address_words(&config.node_v6) } else { v4(config.node_v4) }
+}
+
+/// The address sees pods' own addresses though it is no pod's.
+#[inline(always)]
+pub(crate) const fn is_native<const V6: bool>(config: &Config, address: &Words) -> bool {
+    let (cidr, mask) = if V6 {
+        (address_words(&config.native_cidr_v6), address_words(&config.native_mask_v6))
+    } else {
+        (v4(config.native_cidr_v4), v4_mask(config.native_mask_v4))
+    };
+    is_in::<V6>(address, &cidr, &mask)
 }
 
 /// The mask of all pod CIDRs.

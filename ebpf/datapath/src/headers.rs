@@ -247,6 +247,18 @@ impl Transport {
         Self { known: true, at: 0, ports, flags: 0 }
     }
 
+    /// The same with other ports.
+    #[inline(always)]
+    pub(crate) fn with_ports(&self, ports: u32) -> Self {
+        Self { ports, ..*self }
+    }
+
+    /// What has no connections: its two ends at `at`.
+    #[inline(always)]
+    pub(crate) fn of_datagram(at: usize, ports: u32) -> Self {
+        Self { known: true, at, ports, flags: 0 }
+    }
+
     /// The packet is a TCP segment that opens a connection.
     #[inline(always)]
     pub(crate) fn opens(&self) -> bool {

@@ -253,17 +253,11 @@ fn classify<const V6: bool, T: Tables>(
     scratch.service = lookup::service_at(tables, &ip.destination, ip.transport.destination_port(), ip.protocol);
     scratch.way = Way::STACK;
     match scratch.service {
-        0 if in_service_cidr => return Err(unserved(tables, ip)),
+        0 if in_service_cidr => return Err(lookup::unserved(tables, &ip.destination)),
         0 => {}
         _ => scratch.step = Step::Open,
     }
     Ok(())
-}
-
-/// Why nothing is at an address of the service CIDR.
-#[inline(always)]
-fn unserved<T: Tables>(tables: &mut T, ip: &Ip) -> DropReason {
-    if lookup::is_service_at(tables, &ip.destination) { DropReason::UnknownPort } else { DropReason::UnallocatedVip }
 }
 
 /// Says what the ends of a service's reply become, for its client to know it; `false` for anything else.

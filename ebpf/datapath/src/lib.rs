@@ -12,11 +12,14 @@
 
 mod answer;
 mod hooks;
+mod netdev;
 mod socket;
 
 mod icmp;
 mod spoof;
 mod connection;
+mod host;
+mod masquerade;
 
 mod affinity;
 mod balance;
@@ -42,6 +45,7 @@ pub use answer::answer;
 pub use balance::CANDIDATES;
 pub use diolkos_abi::address::Address;
 pub use hooks::{from_container, from_overlay, to_container, to_overlay};
+pub use netdev::{from_netdev, to_netdev};
 pub use packet::{Change, Checksum, Packet, Tunnel};
 pub use socket::{Peer, connect, getpeername, recvmsg, sendmsg};
 pub use tables::{Insert, InsertError, Scratch, Tables, expired};

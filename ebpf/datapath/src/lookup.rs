@@ -6,6 +6,7 @@
 use diolkos_abi::address::{Address, address_words, from_words, is_v4};
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Peer, PeerKey, Tuple};
+use diolkos_abi::counter::DropReason;
 use diolkos_abi::pod::{Endpoint, Netns, Node, RouteKey, address_tag, cookie_tag, hint_index};
 use diolkos_abi::service::{
     Affinity, AffinityKey, FrontendKey, MemberKey, frontend_flags, frontend_parts, member_parts, scope,
@@ -13,6 +14,12 @@ use diolkos_abi::service::{
 
 use crate::family::{self, Words, equal, mapped, masked, route_mask};
 use crate::tables::Tables;
+
+/// Why nothing is at an address of the service CIDR.
+#[inline(always)]
+pub(crate) fn unserved<T: Tables>(tables: &mut T, address: &Words) -> DropReason {
+    if is_service_at(tables, address) { DropReason::UnknownPort } else { DropReason::UnallocatedVip }
+}
 
 /// [`service`] as a subprogram, because its words would fill the stack of a packet's path; 0 for none.
 #[inline(never)]

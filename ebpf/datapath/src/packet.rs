@@ -71,6 +71,10 @@ pub trait Packet {
     /// Sends the packet to a neighbour on the device `ifindex`, when the hook returns. The kernel resolves its MAC.
     fn redirect_neighbour(&mut self, ifindex: u32, next_hop: &Address, v6: bool);
 
+    /// Sends the packet out of the device `ifindex` to the next hop that the host's routes give for its destination, when
+    /// the hook returns.
+    fn redirect_routed(&mut self, ifindex: u32);
+
     /// Lets the packet come in through the device `ifindex`, when the hook returns.
     fn redirect_ingress(&mut self, ifindex: u32);
 

@@ -26,7 +26,9 @@ fn run(scenario: &Scenario, packet: &mut ModelPacket, tables: &mut ModelTables) 
         Hook::ToContainer => diolkos_datapath::to_container(&scenario.config, packet, tables),
         Hook::FromOverlay => diolkos_datapath::from_overlay(&scenario.config, packet, tables),
         Hook::ToOverlay => diolkos_datapath::to_overlay(&scenario.config, packet, tables),
-        Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg | Hook::FromNetdev | Hook::ToNetdev => {
+        Hook::FromNetdev => diolkos_datapath::from_netdev(&scenario.config, packet, tables),
+        Hook::ToNetdev => diolkos_datapath::to_netdev(&scenario.config, packet, tables),
+        Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg => {
             panic!("{}: no packet comes to this hook", scenario.name)
         }
     }
@@ -85,11 +87,10 @@ fn every_scenario_has_a_name_of_its_own() {
 }
 
 /// Outcomes that no hook has yet.
-const VERDICTS_ELSEWHERE: [Verdict; 3] = [Verdict::Neighbour, Verdict::Masqueraded, Verdict::Answered];
-const REASONS_ELSEWHERE: [DropReason; 9] = [
+const VERDICTS_ELSEWHERE: [Verdict; 1] = [Verdict::Answered];
+const REASONS_ELSEWHERE: [DropReason; 8] = [
     DropReason::TooBig,
     DropReason::FragmentUnknown,
-    DropReason::PortsExhausted,
     DropReason::SpoofedMac,
     DropReason::UnknownPeer,
     DropReason::Tagged,

@@ -42,6 +42,16 @@ pub fn to_overlay(ctx: TcContext) -> i32 {
     classify(Hook::ToOverlay, ctx, diolkos_datapath::to_overlay)
 }
 
+#[classifier]
+pub fn from_netdev(ctx: TcContext) -> i32 {
+    classify(Hook::FromNetdev, ctx, diolkos_datapath::from_netdev)
+}
+
+#[classifier]
+pub fn to_netdev(ctx: TcContext) -> i32 {
+    classify(Hook::ToNetdev, ctx, diolkos_datapath::to_netdev)
+}
+
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     sock_addr::run::<false>(Hook::Connect, ctx)

@@ -145,7 +145,9 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
 /// What the program returns and what it counts. An answer is counted beside its reason.
 fn code_and_counters(hook: Hook, outcome: Result<Verdict, DropReason>, answered: bool) -> (u32, Vec<u32>) {
     match outcome {
-        Ok(verdict @ (Verdict::Pod | Verdict::Overlay)) => (TC_ACT_REDIRECT, vec![verdict_index(hook, verdict)]),
+        Ok(verdict @ (Verdict::Pod | Verdict::Overlay | Verdict::Neighbour)) => {
+            (TC_ACT_REDIRECT, vec![verdict_index(hook, verdict)])
+        }
         Ok(verdict) => (TC_ACT_UNSPEC, vec![verdict_index(hook, verdict)]),
         Err(reason) if answered => {
             (TC_ACT_REDIRECT, vec![drop_index(hook, reason), verdict_index(hook, Verdict::Answered)])

@@ -171,6 +171,10 @@ impl Packet for ModelPacket {
         self.redirect = Some(Redirect::Device(ifindex));
     }
 
+    fn redirect_routed(&mut self, ifindex: u32) {
+        self.redirect = Some(Redirect::Routed(ifindex));
+    }
+
     fn redirect_neighbour(&mut self, ifindex: u32, next_hop: &Address, _v6: bool) {
         self.redirect = Some(Redirect::Neighbour(ifindex, *next_hop));
     }

@@ -9,6 +9,7 @@ pub mod from_container;
 pub mod host_side;
 pub mod icmp;
 pub mod mtu;
+pub mod netdev;
 pub mod overlay;
 pub mod packets;
 pub mod services;
@@ -85,6 +86,8 @@ pub enum Redirect {
     Ingress(u32),
     /// To a neighbour on a device.
     Neighbour(u32, Address),
+    /// Out of a device, to the next hop of the host's routes.
+    Routed(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,7 @@ pub fn all() -> Vec<Scenario> {
     list.extend(answers::all());
     list.extend(icmp::all());
     list.extend(mtu::all());
+    list.extend(netdev::all());
     list
 }
 
@@ -162,6 +166,20 @@ impl Scenario {
         self.expect.redirect = Some(Redirect::Device(world::OVERLAY_IFINDEX));
         self.expect.tunnel = Some((world::VNI, v4_mapped(world::NODE_2_TUNNEL)));
         self.verdict(Verdict::Overlay)
+    }
+
+    /// Redirected as these bytes.
+    pub fn redirected(mut self, verdict: Verdict, to: Redirect, bytes: Vec<u8>) -> Self {
+        self.expect.bytes = bytes;
+        self.expect.redirect = Some(to);
+        self.verdict(verdict)
+    }
+
+    /// The packet ends after so many bytes, and goes on so.
+    pub fn cut(mut self, length: usize) -> Self {
+        self.input.bytes.truncate(length);
+        self.expect.bytes.truncate(length);
+        self
     }
 
     /// Goes on as these bytes.

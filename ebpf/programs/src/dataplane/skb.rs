@@ -339,6 +339,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn redirect_routed(&mut self, ifindex: u32) {
+        // SAFETY: without a next hop the kernel looks the destination up in its routes.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+    }
+
+    #[inline(always)]
     fn redirect_neighbour(&mut self, ifindex: u32, next_hop: &Address, v6: bool) {
         // SAFETY: an integer struct, all of whose bit patterns are values.
         let mut target: bpf_redir_neigh = unsafe { core::mem::zeroed() };
