@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crossing;
 mod failures;
+mod hosts;
 mod lifecycle;
 mod overlay;
 mod programs;

@@ -2,16 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diolkos_abi::config::Config;
 use diolkos_agent::dataplane::Shared;
-use diolkos_agent::dataplane::kernel::{Kernel, KernelOptions};
+use diolkos_agent::dataplane::kernel::Kernel;
 use diolkos_agent::overlay::Overlay;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
+use crate::hosts::{Machine, constants};
 use crate::world::{Node, Sandbox, address, on_a_node, overlay_config, request};
 
 #[test]
@@ -19,7 +16,7 @@ fn pods_talk_through_the_programs_and_a_restart_does_not_interrupt_them() {
     on_a_node(async || {
         let machine = Machine::new();
         let overlay = Overlay::ensure(&overlay_config()).await.unwrap();
-        let options = machine.options(&overlay);
+        let options = machine.options(constants(&overlay_config(), &overlay));
         let mut node = Node::new().await;
         node.restart(Shared::new(Kernel::open(&options).unwrap()));
         node.dataplane.lock().put_in_place().unwrap();
@@ -67,48 +64,5 @@ impl Conversation {
             from.write_all(b"x").unwrap();
             to.read_exact(&mut [0]).unwrap();
         }
-    }
-}
-
-/// A bpf file system in a mount namespace of the thread's own, gone with it, and a cgroup for the socket programs.
-struct Machine {
-    bpffs: tempfile::TempDir,
-    cgroup: PathBuf,
-}
-
-impl Machine {
-    fn new() -> Self {
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        let bpffs = tempfile::tempdir().unwrap();
-        mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
-        let root = root.into_iter().find(|root| root.join("cgroup.procs").exists());
-        let cgroup = root.expect("a cgroup2 hierarchy is mounted").join(format!("diolkos-pods-{}", std::process::id()));
-        std::fs::create_dir(&cgroup).unwrap();
-        Self { bpffs, cgroup }
-    }
-
-    fn options(&self, overlay: &Overlay) -> KernelOptions {
-        let config = Config {
-            overlay_ifindex: overlay.ifindex,
-            vni: 1,
-            overlay_mac: overlay.mac,
-            gateway_v4: overlay.gateway_v4.unwrap().octets(),
-            route_mask_v4: [255, 255, 255, 0],
-            pod_cidr_v4: [10, 244, 1, 0],
-            service_cidr_v4: [10, 96, 0, 0],
-            service_mask_v4: [255, 255, 0, 0],
-            ..Config::default()
-        };
-        KernelOptions { bpffs: self.bpffs.path().to_owned(), node: "node".into(), cgroup: self.cgroup.clone(), config }
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // The pins hold the programs, which hold the cgroup.
-        let _gone_already = nix::mount::umount2(self.bpffs.path(), nix::mount::MntFlags::MNT_DETACH);
-        drop(std::fs::remove_dir(&self.cgroup));
     }
 }

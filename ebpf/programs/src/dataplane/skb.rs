@@ -303,6 +303,9 @@ impl Packet for Skb {
     }
 
     /// The outer UDP checksum is left out over IPv4, where that is allowed (RFC 7348).
+    ///
+    /// The tunnel begins at the node's own address, by which its peers know it; left alone, the kernel may choose any
+    /// other of the device. Before Linux 6.0 it cannot be told, and refuses the longer key.
     #[inline(always)]
     fn set_tunnel(&mut self, vni: u32, remote: &Address) -> Option<()> {
         // SAFETY: an integer struct, all of whose bit patterns are values.
@@ -311,13 +314,20 @@ impl Packet for Skb {
         key.tunnel_ttl = TUNNEL_TTL;
         let flags = if is_v4(remote) {
             key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(v4_of(remote));
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(config().node_v4);
             BPF_F_ZERO_CSUM_TX
         } else {
             key.__bindgen_anon_1.remote_ipv6 = address_words(remote);
+            key.__bindgen_anon_3.local_ipv6 = address_words(&config().node_v6);
             BPF_F_TUNINFO_IPV6
         };
-        // SAFETY: the size is below that of the struct.
-        (unsafe { bpf_skb_set_tunnel_key(self.skb, &mut key, TUNNEL_KEY, flags.into()) } == 0).then_some(())
+        // SAFETY: the sizes are that of the struct, or below it.
+        unsafe {
+            if bpf_skb_set_tunnel_key(self.skb, &mut key, size_of::<bpf_tunnel_key>() as u32, flags.into()) == 0 {
+                return Some(());
+            }
+            (bpf_skb_set_tunnel_key(self.skb, &mut key, TUNNEL_KEY, flags.into()) == 0).then_some(())
+        }
     }
 
     #[inline(always)]
