@@ -151,6 +151,10 @@ impl Packet for TracePacket {
         self.way = Some(format!("to the neighbour {} on {}", address(next_hop), device(ifindex)));
     }
 
+    fn redirect_routed(&mut self, ifindex: u32) {
+        self.way = Some(format!("out of {}, to the next hop of the host's routes", device(ifindex)));
+    }
+
     fn redirect_ingress(&mut self, ifindex: u32) {
         self.way = Some(format!("back in through {}", device(ifindex)));
     }
