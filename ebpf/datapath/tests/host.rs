@@ -3,6 +3,8 @@
 
 #[path = "host/affinity.rs"]
 mod affinity;
+#[path = "host/answers.rs"]
+mod answers;
 #[path = "host/model.rs"]
 mod model;
 #[path = "host/properties.rs"]
