@@ -4,7 +4,7 @@
 //! the backend is still behind the service: a backend id serves several services, so that it lives says too little.
 
 use diolkos_abi::address::Address;
-use diolkos_abi::conntrack::{backend_parts, backend_word};
+use diolkos_abi::conntrack::backend_parts;
 use diolkos_abi::service::{Affinity, AffinityKey, MemberKey};
 
 use crate::balance::{self, Choice};
@@ -26,14 +26,11 @@ pub(crate) fn preferred<T: Tables>(tables: &mut T, service: u32, lifetime: u32, 
     balance::current(tables, entry.backend)
 }
 
-/// Remembers that `client` opened a connection to this backend of `service`. When there is no room, the client's next
-/// connection chooses again.
+/// Remembers that `client` opened a connection to this backend of `service`, a [`diolkos_abi::conntrack::backend_word`].
+/// When there is no room, the client's next connection chooses again.
 #[inline(always)]
-pub(crate) fn remember<T: Tables>(tables: &mut T, service: u32, client: &Address, choice: &Choice) {
+pub(crate) fn remember<T: Tables>(tables: &mut T, service: u32, client: &Address, backend: u64) {
     let key = AffinityKey { client: *client, service };
     let seen = tables.now();
-    tables.remember_affinity(
-        &key,
-        &Affinity { backend: backend_word(choice.id, choice.generation), tag: key.tag(), seen },
-    );
+    tables.remember_affinity(&key, &Affinity { backend, tag: key.tag(), seen });
 }

@@ -6,6 +6,7 @@ use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
 use diolkos_abi::counter::DropReason;
 use diolkos_abi::service::slot_of;
 
+use crate::affinity;
 use crate::balance::{self, Candidates, Choice};
 use crate::deliver::Way;
 use crate::family::equal;
@@ -123,6 +124,14 @@ pub(crate) fn keep_reply<T: Tables>(config: &Config, tables: &mut T, scratch: &m
 #[inline(never)]
 pub(crate) fn open<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
     let service = scratch.service;
+    let kept = kept(tables, scratch);
+    if let Some(choice) = balance::current(tables, kept) {
+        prepare(scratch, service, &choice, scratch.tuple.source_port);
+        record(config, tables, scratch)?;
+        scratch.way = Way(choice.node);
+        keep(tables, scratch);
+        return Ok(());
+    }
     let mut candidates = Candidates::of(tables, service, hash(&scratch.tuple))?;
     let mut refusal = DropReason::NoEndpoints;
     while let Some(choice) = candidates.next(tables)? {
@@ -130,6 +139,7 @@ pub(crate) fn open<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scr
         match record(config, tables, scratch) {
             Ok(()) => {
                 scratch.way = Way(choice.node);
+                keep(tables, scratch);
                 return Ok(());
             }
             Err(DropReason::FlowCollision) => refusal = DropReason::FlowCollision,
@@ -147,7 +157,11 @@ pub(crate) fn open_from_another_port<T: Tables>(
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     let (hash, service) = (hash(&scratch.tuple), scratch.service);
-    let choice = Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?;
+    let kept = kept(tables, scratch);
+    let choice = match balance::current(tables, kept) {
+        Some(choice) => choice,
+        None => Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?,
+    };
     // Of 64 bits as `Candidates::tried`.
     let mut tries = 0_u64;
     while tries < PORT_TRIES {
@@ -157,6 +171,7 @@ pub(crate) fn open_from_another_port<T: Tables>(
         match record(config, tables, scratch) {
             Ok(()) => {
                 scratch.way = Way(choice.node);
+                keep(tables, scratch);
                 return Ok(());
             }
             Err(DropReason::FlowCollision) => tries += 1,
@@ -164,6 +179,28 @@ pub(crate) fn open_from_another_port<T: Tables>(
         }
     }
     Err(DropReason::PortsExhausted)
+}
+
+/// The word of the backend that the client of a service with session affinity keeps; 0 for none. A subprogram for the
+/// same reason as [`open`].
+#[inline(never)]
+fn kept<T: Tables>(tables: &mut T, scratch: &mut Scratch) -> u64 {
+    let lifetime = tables.affinity_lifetime(scratch.service);
+    if lifetime == 0 {
+        return 0;
+    }
+    match affinity::preferred(tables, scratch.service, lifetime, &scratch.tuple.source) {
+        Some(choice) => backend_word(choice.id, choice.generation),
+        None => 0,
+    }
+}
+
+/// Lets the client of a service with session affinity keep the backend of the connection that was recorded.
+#[inline(never)]
+fn keep<T: Tables>(tables: &mut T, scratch: &mut Scratch) {
+    if tables.affinity_lifetime(scratch.service) != 0 {
+        affinity::remember(tables, scratch.service, &scratch.tuple.source, scratch.flow.backend);
+    }
 }
 
 /// The entry for replies, but its tag and time, of a connection that reaches the backend from `port`.

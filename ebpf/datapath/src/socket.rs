@@ -142,13 +142,13 @@ fn choose<T: Tables>(
 fn backend<T: Tables>(tables: &mut T, service: u32, lifetime: u32, client: &Address) -> Result<Choice, DropReason> {
     let keeps = lifetime != 0 && *client != [0; 16];
     if keeps && let Some(choice) = affinity::preferred(tables, service, lifetime, client) {
-        affinity::remember(tables, service, client, &choice);
+        affinity::remember(tables, service, client, backend_word(choice.id, choice.generation));
         return Ok(choice);
     }
     let hash = tables.random();
     let choice = Candidates::of(tables, service, hash)?.next(tables)?.ok_or(DropReason::NoEndpoints)?;
     if keeps {
-        affinity::remember(tables, service, client, &choice);
+        affinity::remember(tables, service, client, backend_word(choice.id, choice.generation));
     }
     Ok(choice)
 }

@@ -6,20 +6,27 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::pod::{Netns, netns_flags};
-use diolkos_abi::service::{MemberKey, member_word};
+use diolkos_abi::pod::{Endpoint, Netns, address_tag, netns_flags};
+use diolkos_abi::service::{Backend, MemberKey, member_word};
 use diolkos_datapath::Peer;
 
-use crate::model::ModelTables;
+use crate::model::{ModelPacket, ModelTables};
+use crate::scenarios::Input;
+use crate::scenarios::packets::{Frame, POD_MAC, SYN};
 use crate::scenarios::world::{self, BASE, FAR, GENERATION, HOST_NETWORK, LOCAL, SERVICE, VIP, World};
 
 const LIFETIME: u32 = 100;
+/// Pods of this node, and the first one's device.
+const CLIENTS: [[u8; 4]; 3] = [[10, 244, 1, 31], [10, 244, 1, 32], [10, 244, 1, 33]];
+const IFINDEX: u32 = 131;
 const BACKENDS: [u32; 3] = [LOCAL, FAR, HOST_NETWORK];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A client of this number connects.
+    /// A socket of the client of this number connects.
     Connect(usize),
+    /// A segment of it that opens a connection is met on the packet path.
+    Packet(usize),
     Wait(u32),
     /// Turns the membership of a backend around.
     Toggle(usize),
@@ -28,6 +35,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..3_usize).prop_map(Step::Connect),
+        6 => (0..3_usize).prop_map(Step::Packet),
         2 => prop_oneof![Just(1), Just(LIFETIME / 2), Just(LIFETIME), Just(LIFETIME + 1)].prop_map(Step::Wait),
         1 => (0..3_usize).prop_map(Step::Toggle),
     ]
@@ -55,10 +63,29 @@ fn connect(tables: &mut ModelTables, client: [u8; 4]) -> u32 {
     tables.world.backends.iter().find(|(_, backend)| backend.address == peer.address).unwrap().0
 }
 
+/// Where a new connection of a client goes that no socket hook met.
+fn open(tables: &mut ModelTables, client: usize, port: u16) -> u32 {
+    let bytes = Frame::tcp((CLIENTS[client], port), VIP, SYN).bytes();
+    let ingress_ifindex = IFINDEX + client as u32;
+    let input = Input { bytes, ingress_ifindex, mark: 0, tunnel: None, tagged: false, gso_size: 0 };
+    let mut packet = ModelPacket::new(&input, usize::MAX, None);
+    diolkos_datapath::from_container(&world::config(), &mut packet, tables).unwrap();
+    let reached: [u8; 4] = packet.bytes[30..34].try_into().unwrap();
+    let is_reached = |backend: &Backend| backend.address == v4_mapped(reached);
+    tables.world.backends.iter().find(|(_, backend)| is_reached(backend)).unwrap().0
+}
+
 proptest! {
     #[test]
     fn a_client_keeps_its_backend_while_it_may(steps in vec(step(), 1..80), stumbling in any::<bool>()) {
-        let mut tables = ModelTables::new(&World::new(), None, stumbling);
+        let mut world = World::new();
+        for (at, address) in CLIENTS.into_iter().enumerate() {
+            let (address, ifindex) = (v4_mapped(address), IFINDEX + at as u32);
+            let tag = address_tag(&address);
+            world.endpoints.push((address, Endpoint { tag, ifindex, mac: POD_MAC, ..Endpoint::default() }));
+        }
+        let mut tables = ModelTables::new(&world, None, stumbling);
+        let mut port = 1000;
         let mut members = BACKENDS.to_vec();
         serve(&mut tables.world, &members);
         let mut last: HashMap<usize, (u32, u32)> = HashMap::new();
@@ -73,8 +100,13 @@ proptest! {
                     }
                     serve(&mut tables.world, &members);
                 }
-                Step::Connect(client) => {
-                    let reached = connect(&mut tables, [10, 244, 1, client as u8 + 1]);
+                Step::Connect(client) | Step::Packet(client) => {
+                    let address = CLIENTS[client];
+                    port += 1;
+                    let reached = match step {
+                        Step::Packet(_) => open(&mut tables, client, port),
+                        _ => connect(&mut tables, address),
+                    };
                     prop_assert!(members.contains(&reached), "{reached} is not behind the service: {members:?}");
                     if let Some((before, seen)) = last.get(&client)
                         && members.contains(before)
