@@ -212,6 +212,48 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// Keeps connections until the process ends, and answers each byte with its address.
+    pub(crate) fn answer(&self) {
+        let address = self.address;
+        let (send, ready) = std::sync::mpsc::channel();
+        drop(self.inside(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+            send.send(()).unwrap();
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    while stream.read_exact(&mut [0]).is_ok() {
+                        if std::io::Write::write_all(&mut stream, &address.octets()).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }));
+        ready.recv().unwrap();
+    }
+}
+
+/// One long connection of a client to the service.
+pub(crate) struct Talk(TcpStream);
+
+impl Talk {
+    pub(crate) fn start(pod: &Pod) -> Self {
+        let connect = || TcpStream::connect_timeout(&SERVICE, Duration::from_secs(5));
+        let stream = pod.inside(connect).join().unwrap().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        Self(stream)
+    }
+
+    /// Says something, and hears which server answers.
+    pub(crate) fn say(&mut self) -> std::io::Result<u8> {
+        let mut answer = [0; 4];
+        std::io::Write::write_all(&mut self.0, &[1])?;
+        self.0.read_exact(&mut answer)?;
+        (0..SERVERS).find(|n| address(*n).octets() == answer).ok_or_else(|| std::io::Error::other("a stranger answers"))
+    }
+}
+
 /// Connects to the service again and again.
 pub(crate) struct Client {
     stop: Arc<AtomicBool>,

@@ -7,6 +7,7 @@ mod churn;
 mod conformance;
 #[path = "../kernel/dataplane.rs"]
 mod dataplane;
+mod draining;
 mod fixture;
 mod operations;
 mod packets;
@@ -14,5 +15,6 @@ mod pair;
 mod pins;
 #[path = "../../../ebpf/datapath/tests/scenarios/mod.rs"]
 mod scenarios;
+mod sweep;
 mod upgrade;
 mod world;

@@ -262,7 +262,7 @@ impl Agent {
         Ok(())
     }
 
-    /// One page of the sweeper's round: well below a millisecond, unless much of it is over.
+    /// One page of the sweeper's round.
     fn sweep(&mut self) {
         let swept = self.sweeper.step(&mut **self.dataplane.lock());
         let is_round = match swept {

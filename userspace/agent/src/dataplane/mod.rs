@@ -168,8 +168,8 @@ pub struct Page<K, V> {
     pub next: Option<Place>,
 }
 
-/// Entries of a page, about: reading one takes well below a millisecond.
-const PAGE: u32 = 1024;
+/// Entries of a page, about: few enough that sweeping one takes a millisecond or two even when all are over.
+const PAGE: u32 = 256;
 
 /// The sizes of the maps, in entries ([`Capacities::slots`] in slots).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

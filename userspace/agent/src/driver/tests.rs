@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::dataplane::model::Model;
 use crate::dataplane::{Adopted, Capacities};
 use crate::overlay::OnLink;
-use crate::plan::QUARANTINE;
+use crate::plan::{QUARANTINE, marker, marker_word};
 use crate::source::{Replay, Source};
 
 fn service(name: &str, ip: &str, ports: &[u16]) -> Service {
@@ -53,8 +53,21 @@ fn snapshots() -> Vec<Change> {
     ]
 }
 
-fn driver(dataplane: &Shared) -> Driver {
+fn dual_driver(dataplane: &Shared) -> Driver {
     let this = ThisNode {
+        node_v6: Some("fd00::1".parse().unwrap()),
+        pod_cidr_v6: Some("fd44:0:0:1::/64".parse().unwrap()),
+        ..this()
+    };
+    Driver::new(dataplane.clone(), this, QUARANTINE)
+}
+
+fn driver(dataplane: &Shared) -> Driver {
+    Driver::new(dataplane.clone(), this(), QUARANTINE)
+}
+
+fn this() -> ThisNode {
+    ThisNode {
         name: "n1".into(),
         node_v4: Some([192, 0, 2, 1].into()),
         node_v6: None,
@@ -63,8 +76,7 @@ fn driver(dataplane: &Shared) -> Driver {
         overlay_mtu: 1450,
         on_link: OnLink::default(),
         clock: Clock::of(Duration::from_millis(4)),
-    };
-    Driver::new(dataplane.clone(), this, QUARANTINE)
+    }
 }
 
 fn model(capacities: Capacities) -> Shared {
@@ -320,4 +332,93 @@ fn a_backend_without_a_service_ends_with_its_pod_on_this_node() {
     driver.cycle(Duration::ZERO);
     assert_eq!(state([10, 244, 1, 6]), Some(backend_state::DEAD));
     assert_eq!(state([10, 244, 2, 7]), Some(backend_state::ALIVE), "of other nodes nothing is known");
+}
+
+#[test]
+fn datagrams_move_when_their_backend_leaves_every_slice_and_connections_stay() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let of = |protocol: &str| {
+        let mut slice = slice("dns-1", "dns", &[53], &["10.244.2.5"]);
+        slice.ports.as_mut().unwrap()[0].protocol = Some(protocol.to_owned());
+        slice
+    };
+    for (name, ip, protocol_name, number) in
+        [("dns", "10.96.0.7", "UDP", protocol::UDP), ("dns", "10.96.0.7", "TCP", protocol::TCP)]
+    {
+        let mut dns = service(name, ip, &[53]);
+        dns.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].protocol = Some(protocol_name.to_owned());
+        driver.apply(Change::Service(dns));
+        driver.apply(Change::Slice(of(protocol_name)));
+        driver.cycle(Duration::ZERO);
+        let state = || {
+            let address = v4_mapped([10, 244, 2, 5]);
+            let found = content(&dataplane).backends;
+            found.iter().find(|(_, b)| b.address == address && b.protocol == number).map(|(_, b)| b.state)
+        };
+        assert_eq!(state(), Some(backend_state::ALIVE));
+        driver.apply(Change::SliceGone(of(protocol_name)));
+        driver.cycle(Duration::ZERO);
+        let expected = if number == protocol::UDP { backend_state::DEAD } else { backend_state::ALIVE };
+        assert_eq!(state(), Some(expected), "{protocol_name}");
+    }
+}
+
+#[test]
+fn a_service_of_two_families_has_a_row_for_each_and_a_marker_for_each_address() {
+    let dataplane = model(Capacities::ABI);
+    let mut driver = dual_driver(&dataplane);
+    let mut web = service("web", "10.96.0.1", &[80]);
+    web.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.1".into(), "fd96::1".into()]);
+    let mut six = slice("web-6", "web", &[80], &["fd44:0:0:2::7", "fd44:0:0:2::8"]);
+    six.address_type = "IPv6".into();
+    let mut remote = node("n2", "192.0.2.2", "10.244.2.0/24");
+    remote.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.2.0/24".into(), "fd44:0:0:2::/64".into()]);
+    driver.apply(Change::Services(vec![web.clone()]));
+    driver.apply(Change::Slices(vec![slice("web-4", "web", &[80], &["10.244.2.1"]), six]));
+    driver.apply(Change::Nodes(vec![remote]));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(1));
+    let vip = "fd96::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let found = content(&dataplane);
+    let key = FrontendKey::new(vip, 80u16.to_be_bytes(), protocol::TCP, scope::CLUSTER);
+    let (_, word) = found.frontends.iter().find(|(found, _)| *found == key).unwrap();
+    let (_, row) = found.rows.iter().find(|(id, _)| *id == frontend_parts(*word).0).unwrap();
+    assert_eq!(row_parts(*row).1, 2);
+    for address in [v4_mapped([10, 96, 0, 1]), vip] {
+        let key = marker(address);
+        assert!(found.frontends.contains(&(key, marker_word(&key))), "{address:?} has no marker");
+    }
+    assert_eq!(found.routes.len(), 2, "a pod CIDR of each family");
+    // Without the second family its row, frontend and marker go.
+    web.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.1".into()]);
+    driver.apply(Change::Service(web));
+    driver.cycle(Duration::ZERO);
+    assert!(content(&dataplane).frontends.iter().all(|(key, _)| key.address == v4_mapped([10, 96, 0, 1])));
+    assert_eq!(backends(&dataplane, [10, 96, 0, 1], 80), Some(1));
+}
+
+#[test]
+fn the_members_of_a_service_with_affinity_follow_its_row() {
+    let dataplane = model(Capacities::ABI);
+    let (mut driver, _) = synced(&dataplane);
+    let mut db = service("db", "10.96.0.2", &[5432]);
+    db.spec.as_mut().unwrap().session_affinity = Some("ClientIP".into());
+    let members = || {
+        let found = content(&dataplane);
+        let address = |id| found.backends.iter().find(|(found, _)| *found == id).map(|(_, b)| b.address[15]);
+        let mut members: Vec<_> = found.members.iter().filter_map(|(key, _)| address(key.backend)).collect();
+        members.sort_unstable();
+        (members, found.affinities.len())
+    };
+    driver.apply(Change::Service(db));
+    driver.apply(Change::Slice(slice("db-1", "db", &[5432], &["10.244.2.7", "10.244.2.8"])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(members(), (vec![7, 8], 1));
+    driver.apply(Change::Slice(slice("db-1", "db", &[5432], &["10.244.2.8", "10.244.2.9"])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(members(), (vec![8, 9], 1));
+    driver.apply(Change::Service(service("db", "10.96.0.2", &[5432])));
+    driver.cycle(Duration::ZERO);
+    assert_eq!(members(), (vec![], 0), "without affinity there are none");
 }
