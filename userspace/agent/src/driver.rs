@@ -23,6 +23,8 @@ use retry::Retries;
 
 /// How often the maps are compared with what they should hold.
 pub const RESYNC: Duration = Duration::from_secs(600);
+/// Services planned and written at a time: a first sync would otherwise hold every write of the cluster in memory.
+const SERVICES_PER_PLAN: usize = 1024;
 
 /// The state of the service driver: what is known, what is planned, what is due again.
 pub struct Driver {
@@ -259,12 +261,25 @@ impl Driver {
     }
 
     fn work_services(&mut self, planner: &mut Planner, now: Duration, cycle: &mut Cycle) -> Result<(), Contradiction> {
-        let mut names = std::mem::take(&mut self.dirty.services);
-        names.extend(self.retries.take_services(now));
-        self.look_at_pods |= !names.is_empty();
+        let mut dirty = std::mem::take(&mut self.dirty.services);
+        dirty.extend(self.retries.take_services(now));
+        self.look_at_pods |= !dirty.is_empty();
+        let mut names: Vec<ServiceName> = dirty.into_iter().collect();
+        // Those that are gone first: another may have their address already.
+        names.sort_by_key(|name| self.index.has_service(name));
+        names.chunks(SERVICES_PER_PLAN).try_for_each(|names| self.work_some_services(planner, names, now, cycle))
+    }
+
+    fn work_some_services(
+        &mut self,
+        planner: &mut Planner,
+        names: &[ServiceName],
+        now: Duration,
+        cycle: &mut Cycle,
+    ) -> Result<(), Contradiction> {
         let mut desired: BTreeMap<&ServiceName, Option<DesiredService>> = BTreeMap::new();
         let mut reasons = BTreeMap::new();
-        for name in &names {
+        for name in names {
             let service = self.index.desired_service(name, &self.this);
             let refused = |refusal: Refusal| Refused::new(refusal.reason.word(), refusal);
             let service = service.map_err(|refusal| reasons.insert(name.clone(), refused(refusal)));
@@ -278,14 +293,14 @@ impl Driver {
         let again: BTreeMap<_, _> = no_room.chain(failed).collect();
         for name in names {
             let subject = Subject::Service(name.clone());
-            match again.contains_key(&name) {
+            match again.contains_key(name) {
                 true => self.retries.failed(subject, now),
                 false => self.retries.done(&subject),
             }
             let object = format!("Service {name}");
-            match again.get(&name).or_else(|| reasons.get(&name)) {
+            match again.get(name).or_else(|| reasons.get(name)) {
                 Some(refused) => self.refusals.add(object, refused.clone()),
-                None => self.note_unserved(&name, object),
+                None => self.note_unserved(name, object),
             }
         }
         Ok(())

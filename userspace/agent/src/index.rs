@@ -91,6 +91,10 @@ impl Index {
         self.services.keys()
     }
 
+    pub fn has_service(&self, name: &ServiceName) -> bool {
+        self.services.contains_key(name)
+    }
+
     /// What the maps should hold for a Service; nothing when it is gone or not served.
     pub fn desired_service(&self, name: &ServiceName, this: &ThisNode) -> Result<Option<DesiredService>, Refusal> {
         let refuse = |reason: Reason| Refusal { object: format!("Service {name}"), reason };

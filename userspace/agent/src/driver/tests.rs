@@ -422,3 +422,27 @@ fn the_members_of_a_service_with_affinity_follow_its_row() {
     driver.cycle(Duration::ZERO);
     assert_eq!(members(), (vec![], 0), "without affinity there are none");
 }
+
+#[test]
+fn more_services_than_one_plan_takes_are_all_served_and_an_address_goes_from_one_that_is_gone_to_another() {
+    let dataplane = model(Capacities::ABI);
+    let mut driver = driver(&dataplane);
+    let count = 2 * SERVICES_PER_PLAN + 3;
+    let ip = |n: usize| format!("10.96.{}.{}", n / 250, n % 250 + 1);
+    let services = |range: std::ops::Range<usize>| -> Vec<Service> {
+        range.map(|n| service(&format!("s{n:05}"), &ip(n), &[80])).collect()
+    };
+    for change in [Change::Services(services(0..count)), Change::Slices(vec![]), Change::Nodes(vec![])] {
+        driver.apply(change);
+    }
+    driver.cycle(Duration::ZERO);
+    assert_eq!(driver.census().services, count);
+    assert!(driver.refusals().is_empty());
+    // The last one is gone, and one that is planned long before it has its address.
+    let mut rest = services(0..count - 1);
+    rest.push(service("a", &ip(count - 1), &[80]));
+    driver.apply(Change::Services(rest));
+    driver.cycle(Duration::ZERO);
+    assert!(driver.refusals().is_empty(), "{:?}", driver.refusals());
+    assert_eq!(driver.census().services, count);
+}

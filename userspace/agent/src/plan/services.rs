@@ -237,8 +237,9 @@ impl Planner {
             return Err(NoRoom::Full { map: map::FRONTEND, capacity: self.capacities.frontends });
         }
         let new: usize = reservation.ports.iter().map(|port| port.new_members).sum();
-        let leftovers: usize = left.members.values().map(BTreeMap::len).sum();
-        if new > 0 && self.members + work.leaving + leftovers + new > self.capacities.members as usize {
+        // Counting what an earlier agent left takes long, and there is nothing to count for most services.
+        let leftovers = || left.members.values().map(BTreeMap::len).sum::<usize>();
+        if new > 0 && self.members + work.leaving + leftovers() + new > self.capacities.members as usize {
             return Err(NoRoom::Full { map: map::MEMBER, capacity: self.capacities.members });
         }
         Ok(())
