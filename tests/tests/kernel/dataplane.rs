@@ -3,11 +3,12 @@
 
 use std::collections::HashMap as Map;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use aya::maps::{Array, HashMap, Map as AnyMap, MapData, PerCpuArray, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
-use diolkos_abi::config::{self, Config};
+use diolkos_abi::config::{self, Config, features};
 use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag, hint_index};
@@ -15,6 +16,7 @@ use diolkos_abi::service::{
     Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service,
     SlotLine,
 };
+use diolkos_agent::dataplane::kernel::Facts;
 
 use crate::scenarios::world::World;
 
@@ -61,6 +63,13 @@ pub struct Dataplane {
     pub socket: SkStorage<MapData, SocketFlow>,
 }
 
+/// The options that this kernel has, as the agent finds out.
+pub fn possible() -> u32 {
+    static POSSIBLE: LazyLock<u32> =
+        LazyLock::new(|| if Facts::of_kernel().set_retval { u32::MAX } else { !features::SET_RETVAL });
+    *POSSIBLE
+}
+
 macro_rules! take {
     ($ebpf:expr, $name:literal) => {
         $ebpf.take_map($name).expect(concat!("the object has no map ", $name)).try_into().expect($name)
@@ -70,8 +79,9 @@ macro_rules! take {
 impl Dataplane {
     /// `flows` is the capacity of conntrack.
     pub fn load(config: &Config, flows: u32) -> Self {
+        let config = Config { features: config.features & possible(), ..*config };
         let mut ebpf = EbpfLoader::new()
-            .override_global(config::NAME, config, true)
+            .override_global(config::NAME, &config, true)
             .map_max_entries("CONNTRACK", flows)
             .load(&read("dataplane.o"))
             .unwrap_or_else(|error| panic!("dataplane.o does not load: {error:?}"));

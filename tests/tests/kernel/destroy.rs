@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use anyhow::bail;
 use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::service::{Backend, FrontendKey, Service, backend_state, frontend_word, row_word, scope};
+use diolkos_agent::dataplane::kernel::Facts;
 use diolkos_agent::destroy::{Closed, Closer, KernelSockets, Space, close_dead};
 use diolkos_tests::eventually;
 use nix::sched::{CloneFlags, unshare};
@@ -175,7 +176,9 @@ fn clients_of_a_deleted_backend_are_told_at_once_and_direct_connections_live_on(
             let (closed, errors) = close_dead(&mut sockets);
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(closed, Closed { tcp: 2, udp: 2, ..Closed::default() });
-            assert_eq!(dataplane.udp.keys().count(), 0, "closed sockets are forgotten");
+            // Where nobody knows whose a socket is (before Linux 5.14), the map's own limit forgets it.
+            let forgotten = if Facts::of_kernel().netns_cookie { 0 } else { 2 };
+            assert_eq!(dataplane.udp.keys().count(), forgotten, "closed sockets are forgotten");
             assert_eq!(close_dead(&mut sockets).0, Closed::default());
         },
     );

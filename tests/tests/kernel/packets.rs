@@ -9,6 +9,7 @@ use diolkos_abi::address::v4_of;
 use diolkos_abi::conntrack::{FLOWS, Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 
+use diolkos_agent::dataplane::kernel::Facts;
 use diolkos_datapath::Tunnel;
 
 use crate::dataplane::{Dataplane, explain, read};
@@ -156,6 +157,12 @@ fn code_and_counters(hook: Hook, outcome: Result<Verdict, DropReason>, answered:
     }
 }
 
+/// Linux 5.10 refuses test runs of packets that came by a device. There the suites with real devices are what shows.
+pub fn can_run(input: &Input) -> bool {
+    const SINCE: (u32, u32) = (6, 1);
+    input.ingress_ifindex == 0 || Facts::of_kernel().version() >= SINCE
+}
+
 /// The kernel's clock shows what it shows: every stamp but the scenarios' own is taken for the present.
 fn with_model_clock(flows: HashMap<Tuple, Flow>) -> HashMap<Tuple, Flow> {
     let stamp = |flow: Flow| Flow { seen: if flow.seen == BEFORE { BEFORE } else { NOW }, ..flow };
@@ -170,7 +177,9 @@ fn every_scenario_holds_in_the_kernel() {
     let mut loaded: Vec<(diolkos_abi::config::Config, Dataplane)> = Vec::new();
     let mut found = Vec::new();
     let mut ran = 0;
-    for scenario in scenarios::all().iter().filter(|scenario| scenario.fault.is_none()) {
+    let all = scenarios::all();
+    let real = all.iter().filter(|scenario| scenario.fault.is_none());
+    for scenario in real.filter(|scenario| can_run(&scenario.input)) {
         let known = loaded.iter().position(|(config, _)| *config == scenario.config);
         let index = known.unwrap_or_else(|| {
             loaded.push((scenario.config, Dataplane::load(&scenario.config, FLOWS)));

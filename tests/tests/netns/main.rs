@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod answers;
+mod check;
 mod churn;
 mod conformance;
 #[path = "../kernel/dataplane.rs"]

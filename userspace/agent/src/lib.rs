@@ -14,6 +14,8 @@ pub mod state;
 pub mod metrics;
 pub mod health;
 pub mod observe;
+mod devices;
+pub mod check;
 pub mod overlay;
 pub mod pods;
 pub mod destroy;

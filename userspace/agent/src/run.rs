@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::dataplane::Shared;
 use crate::dataplane::kernel::{Kernel, KernelOptions};
 use crate::destroy::Closer;
+use crate::devices;
 use crate::driver::Driver;
 use crate::options::Options;
 use crate::overlay::{Overlay, OverlayConfig};
@@ -33,6 +34,8 @@ use crate::sweep::{self, Sweeper};
 
 /// Changes taken in before a plan is made of them.
 const CHANGES_PER_CYCLE: usize = 4096;
+pub(crate) use kernel::cgroup2_root;
+
 /// How often devices, routes and pods are looked after: nothing tells when someone else changes them.
 const REPAIR: Duration = Duration::from_secs(30);
 /// The pause before what could not be repaired is tried again.
@@ -242,9 +245,13 @@ impl Agent {
         if let Err(error) = &pods {
             tracing::error!(%error, "the pods cannot be looked after; trying again");
         }
+        let devices = devices::sync(&self.dataplane, &self.overlay_config, &self.options.devices).await;
+        if let Err(error) = &devices {
+            tracing::error!(%error, "the node's own devices cannot be looked after; trying again");
+        }
         self.routes_due = Some(Instant::now());
         self.heal_monitor();
-        overlay.is_ok() && pods.is_ok_and(|repaired| repaired.failures.is_empty())
+        devices.is_ok() && overlay.is_ok() && pods.is_ok_and(|repaired| repaired.failures.is_empty())
     }
 
     async fn repair_overlay(&mut self) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! The one binary: every component of a cluster is a subcommand.
 
+mod check;
 mod control_plane;
 mod look;
 mod monitor;
@@ -40,6 +41,9 @@ enum Command {
     Agent(node::AgentArgs),
     /// Is this node well, and what does it carry? Exit code 1 when it is not well.
     Status(status::StatusArgs),
+    /// Which kernel features and settings this machine has, and what is lost where one is missing. Exits with 1 when
+    /// Diolkos cannot work here.
+    Check(check::CheckArgs),
     /// The services of this node's maps.
     Service(service::ServiceArgs),
     /// What would become of a connection: every lookup and decision, from the maps in force. Sends nothing.
@@ -66,6 +70,7 @@ fn main() -> anyhow::Result<()> {
             Command::Kubelet(args) => node::kubelet(args).await,
             Command::Agent(args) => node::agent(args).await,
             Command::Status(args) => status::run(args),
+            Command::Check(args) => check::run(&args),
             Command::Service(args) => service::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Monitor(args) => monitor::run(args).await,

@@ -150,7 +150,7 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     .await
 }
 
-fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+pub(crate) fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let bounds = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
     bounds.ok_or_else(|| format!("{text:?} is not FIRST-LAST, two port numbers"))
 }

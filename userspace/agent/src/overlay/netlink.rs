@@ -180,6 +180,8 @@ pub struct Link {
     pub alias: String,
     pub mac: [u8; 6],
     pub mtu: u32,
+    /// The bridge or bond whose port it is; 0 for none.
+    pub master: u32,
     pub up: bool,
     pub arp: bool,
     pub veth: bool,
@@ -213,6 +215,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.master = index,
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| add_info(&mut link, info)),
                 _ => {}
             }

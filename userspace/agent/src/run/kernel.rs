@@ -108,7 +108,7 @@ fn families<'a>(networks: impl IntoIterator<Item = &'a IpNetwork>) -> (Network<4
 }
 
 /// The mount point of the cgroup2 hierarchy's root.
-fn cgroup2_root(mountinfo: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn cgroup2_root(mountinfo: &Path) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(mountinfo).with_context(|| format!("read {}", mountinfo.display()))?;
     let mount = text.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;

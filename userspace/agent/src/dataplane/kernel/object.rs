@@ -58,9 +58,7 @@ pub(super) fn load(pins: &Path, config: &Config) -> Result<(Programs, Maps)> {
     let mut object = loader.load(OBJECT).map_err(|error| Error::Load(explain(&error)))?;
     let mut programs = BTreeMap::new();
     for name in CLASSIFIERS {
-        if object.program(name).is_some() {
-            programs.insert(name, classifier(&mut object, name)?);
-        }
+        programs.insert(name, classifier(&mut object, name)?);
     }
     for hook in &SOCKET_HOOKS {
         programs.insert(hook.name, socket_hook(&mut object, hook.name)?);
