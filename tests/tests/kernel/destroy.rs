@@ -1,14 +1,14 @@
 //! Closing the sockets of clients of backends that are gone: real sockets in two network namespaces.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use anyhow::bail;
-use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::address::{Address, protocol, v4_mapped};
 use diolkos_abi::service::{Backend, FrontendKey, Service, backend_state, frontend_word, row_word, scope};
 use diolkos_agent::dataplane::kernel::Facts;
 use diolkos_agent::destroy::{Closed, Closer, KernelSockets, Space, close_dead};
@@ -17,29 +17,40 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::getsockopt;
 
 use crate::dataplane::Dataplane;
-use crate::scenarios::world::{BASE, FAR, GENERATION, LOCAL, World};
+use crate::scenarios::world::{BASE, GENERATION, LOCAL, World};
 use crate::sockets::{Cgroup, LIMIT, NetnsCookie, attached};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// Both backends are here, in each namespace anew.
-const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 18_080);
 const PORT: u16 = 80;
+/// Of the backends, which are in each namespace anew.
+const BACKEND_PORT: u16 = 18_080;
+/// The address of the services in each family, and that of the backends.
+const V4: (IpAddr, IpAddr) = (IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), IpAddr::V4(Ipv4Addr::LOCALHOST));
+const V6: (IpAddr, IpAddr) =
+    (IpAddr::V6(Ipv6Addr::new(0xfd10, 0x96, 0, 0, 0, 0, 0, 0x10)), IpAddr::V6(Ipv6Addr::LOCALHOST));
 
-/// A TCP and a UDP service, each with one backend.
+/// A TCP and a UDP service of each family, each with one backend.
 fn world(state: u8) -> World {
     let mut world = World::default();
-    for (at, (protocol, backend)) in [(protocol::TCP, LOCAL), (protocol::UDP, FAR)].into_iter().enumerate() {
-        let (service, base) = (5 + at as u32, BASE + at as u32);
-        let key = FrontendKey::new(v4_mapped(VIP.octets()), PORT.to_be_bytes(), protocol, scope::CLUSTER);
+    let ports = [(V4, protocol::TCP), (V4, protocol::UDP), (V6, protocol::TCP), (V6, protocol::UDP)];
+    for (at, ((vip, backend), protocol)) in ports.into_iter().enumerate() {
+        let (service, base, id) = (5 + at as u32, BASE + at as u32, LOCAL + at as u32);
+        let key = FrontendKey::new(address(vip), PORT.to_be_bytes(), protocol, scope::CLUSTER);
         world.frontends.push((key, frontend_word(service, key.tag(), 0)));
         world.services.push((service, Service { row: row_word(base, 1), ..Service::default() }));
-        world.slots.push((base, backend));
-        let address = v4_mapped(BACKEND.ip().octets());
-        let port = BACKEND.port().to_be_bytes();
-        let entry = Backend { address, port, state, generation: GENERATION, protocol, ..Backend::default() };
-        world.backends.push((backend, entry));
+        world.slots.push((base, id));
+        let (address, port) = (address(backend), BACKEND_PORT.to_be_bytes());
+        world
+            .backends
+            .push((id, Backend { address, port, state, generation: GENERATION, protocol, ..Backend::default() }));
     }
     world
+}
+
+fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => v4_mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// Clients and servers of one network namespace.
@@ -56,27 +67,27 @@ struct Clients {
 
 impl Clients {
     /// In a new network namespace, which lives as long as the thread.
-    fn new() -> Self {
+    fn new((vip, backend): (IpAddr, IpAddr)) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip can be run");
         assert!(up.success(), "lo does not come up");
-        let listener = TcpListener::bind(BACKEND).unwrap();
-        let server = UdpSocket::bind(BACKEND).unwrap();
-        let service = SocketAddrV4::new(VIP, PORT);
-        let connect = |to: SocketAddrV4| {
+        let (service, pod) = (SocketAddr::new(vip, PORT), SocketAddr::new(backend, BACKEND_PORT));
+        let listener = TcpListener::bind(pod).unwrap();
+        let server = UdpSocket::bind(pod).unwrap();
+        let connect = |to: SocketAddr| {
             let stream = TcpStream::connect(to).unwrap();
             stream.set_read_timeout(Some(LIMIT)).unwrap();
-            assert_eq!(stream.peer_addr().unwrap(), to.into());
+            assert_eq!(stream.peer_addr().unwrap(), to);
             stream
         };
-        let datagrams = |to: SocketAddrV4| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let datagrams = |to: SocketAddr| {
+            let socket = UdpSocket::bind((backend, 0)).unwrap();
             socket.set_read_timeout(Some(LIMIT)).unwrap();
             socket.connect(to).unwrap();
             socket
         };
-        let (tcp, direct_tcp) = (connect(service), connect(BACKEND));
-        let (udp, direct_udp) = (datagrams(service), datagrams(BACKEND));
+        let (tcp, direct_tcp) = (connect(service), connect(pod));
+        let (udp, direct_udp) = (datagrams(service), datagrams(pod));
         let accepted = (0..2).map(|_| listener.accept().unwrap().0).collect();
         let cookie = getsockopt(&udp, NetnsCookie).ok();
         let tid = nix::unistd::gettid();
@@ -99,9 +110,7 @@ impl Clients {
         server.write_all(b"more").unwrap();
         self.direct_tcp.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"more");
-        self.server
-            .send_to(b"most", self.direct_udp.local_addr().map(|mine| (Ipv4Addr::LOCALHOST, mine.port())).unwrap())
-            .unwrap();
+        self.server.send_to(b"most", self.direct_udp.local_addr().unwrap()).unwrap();
         assert_eq!(self.direct_udp.recv(&mut text).unwrap(), 4);
         assert_eq!(&text, b"most");
     }
@@ -115,11 +124,11 @@ struct Pod {
 }
 
 impl Pod {
-    fn start(work: impl FnOnce(Clients, Receiver<()>) + Send + 'static) -> Self {
+    fn start(family: (IpAddr, IpAddr), work: impl FnOnce(Clients, Receiver<()>) + Send + 'static) -> Self {
         let (ready, is_ready) = channel();
         let (go_on, told) = channel();
         let thread = std::thread::spawn(move || {
-            let clients = Clients::new();
+            let clients = Clients::new(family);
             ready.send(clients.space.clone()).unwrap();
             work(clients, told);
         });
@@ -128,12 +137,12 @@ impl Pod {
     }
 }
 
-/// Runs a test with two pods full of clients, in the dataplane's cgroup.
+/// Runs a test with two pods full of clients, one of each family, in the dataplane's cgroup.
 fn with_pods(work: fn(Clients, Receiver<()>), test: impl FnOnce(&mut Dataplane, KernelSockets<Spaces>)) {
     let cgroup = Cgroup::enter();
     let mut dataplane = attached(&cgroup, true);
     dataplane.fill(&world(backend_state::ALIVE), 0);
-    let pods = [Pod::start(work), Pod::start(work)];
+    let pods = [Pod::start(V4, work), Pod::start(V6, work)];
     let spaces: Vec<Space> = pods.iter().map(|pod| pod.space.clone()).collect();
     let spaces: Spaces = Box::new(move || spaces.clone());
     let sockets =
