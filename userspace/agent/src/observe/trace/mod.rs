@@ -171,7 +171,8 @@ impl Asked<'_> {
             Hook::ToContainer => diolkos_datapath::to_container(config, &mut packet, live),
             Hook::FromOverlay => diolkos_datapath::from_overlay(config, &mut packet, live),
             Hook::ToOverlay => diolkos_datapath::to_overlay(config, &mut packet, live),
-            Hook::ToNetdev | Hook::FromNetdev | Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg => {
+            Hook::ToNetdev => diolkos_datapath::to_netdev(config, &mut packet, live),
+            Hook::FromNetdev | Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg => {
                 Ok(Verdict::Untouched)
             }
         };
