@@ -12,7 +12,7 @@ mod object;
 mod syscall;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -461,4 +461,12 @@ pub(crate) fn dump_pinned<K: aya::Pod, V: aya::Pod>(path: &Path) -> io::Result<V
 /// The embedded eBPF object; empty in a build without it.
 pub(crate) fn object() -> &'static [u8] {
     object::OBJECT
+}
+
+/// The id of a pinned program, or of a pinned link's program; 0 when its device is gone.
+pub(crate) fn pinned_program(path: &Path) -> io::Result<u32> {
+    let pinned = syscall::object_get(path)?;
+    let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pinned.as_raw_fd()))?;
+    let id = told.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
+    Ok(id.unwrap_or_default())
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use aya::maps::{Array, Map, MapData, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramInfo, loaded_programs};
 use diolkos_abi::config::{Config, features};
 
 use super::pins::{chain, unreadable};
 use super::{ObserveError, Pins};
+use crate::dataplane::kernel;
 
 /// A program in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +51,15 @@ pub fn attached(pins: &Pins) -> Result<Vec<Attached>, ObserveError> {
 
 /// The constants of the programs that run; nothing when none does.
 pub fn config(pins: &Pins) -> Result<Option<Config>, ObserveError> {
-    let Some(pin) = pins.links()?.into_iter().next() else { return Ok(None) };
-    let id = program_id(pins, &pin)?;
+    let mut running = None;
+    for pin in pins.links()? {
+        // What hung on a device that is gone is no more.
+        running = Some((program_id(pins, &pin)?, pin)).filter(|(id, _)| *id != 0);
+        if running.is_some() {
+            break;
+        }
+    }
+    let Some((id, pin)) = running else { return Ok(None) };
     let failed = |error: &dyn std::error::Error| ObserveError::Kernel {
         operation: format!("look at program {id} of {pin}"),
         reason: chain(error),
@@ -76,11 +83,10 @@ pub fn config(pins: &Pins) -> Result<Option<Config>, ObserveError> {
     })
 }
 
+/// The program of a pin: of a link, or the program itself where a filter of the device holds it.
 fn program_id(pins: &Pins, pin: &str) -> Result<u32, ObserveError> {
     let path = pins.link(pin);
-    let failed = |reason| ObserveError::Kernel { operation: format!("open {}", path.display()), reason };
-    let link = PinnedLink::from_pin(&path).map_err(|error| failed(chain(&error)))?;
-    FdLink::from(link).info().map(|info| info.program_id()).map_err(|error| failed(chain(&error)))
+    kernel::pinned_program(&path).map_err(|source| ObserveError::Path { operation: "open", path, source })
 }
 
 fn programs(ids: &BTreeSet<u32>) -> Result<BTreeMap<u32, ProgramInfo>, ObserveError> {

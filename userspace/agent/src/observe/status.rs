@@ -251,15 +251,13 @@ fn line(name: &str, value: impl Into<String>) -> Vec<String> {
     vec![name.to_owned(), value.into()]
 }
 
-/// Where a program hangs: pods by their number.
+/// Where a program hangs: devices by their number.
 fn place(links: &[String]) -> String {
-    let pods = links.iter().filter(|pin| pin.ends_with("_from") || pin.ends_with("_to")).count();
-    if pods == 1 {
-        "1 device".into()
-    } else if pods > 1 {
-        format!("{pods} devices")
-    } else {
-        "attached".into()
+    let is_device = |pin: &&String| ["_from", "_to", "_ingress", "_egress"].iter().any(|end| pin.ends_with(end));
+    match links.iter().filter(is_device).count() {
+        0 => "attached".into(),
+        1 => "1 device".into(),
+        devices => format!("{devices} devices"),
     }
 }
 
