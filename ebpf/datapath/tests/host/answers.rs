@@ -1,12 +1,14 @@
 //! What scenarios cannot say of answers: checksums that a device is to complete, and how many are made.
 
+use diolkos_abi::config::ANSWERED_MARK;
+use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use diolkos_abi::event::ANSWERS_PER_TICK;
 use etherparse::{SlicedPacket, TransportSlice};
 
 use crate::model::{ModelPacket, ModelTables};
 use crate::run;
 use crate::scenarios::wire::FAMILIES;
-use crate::scenarios::{Scenario, Told, answers, mtu};
+use crate::scenarios::{Redirect, Scenario, Told, answers, mtu};
 
 /// The fold of a one's complement sum of a packet's bytes, which begin at an even offset.
 fn folded(bytes: &[u8], mut sum: u32) -> u16 {
@@ -101,5 +103,26 @@ fn a_core_makes_so_many_answers_and_no_more() {
             let answer = diolkos_datapath::answer(scenario.hook, reason, &scenario.config, &mut packet, &mut tables);
             assert_eq!(answer.is_some(), made < ANSWERS_PER_TICK, "{}: answer {made}", scenario.name);
         }
+    }
+}
+
+#[test]
+fn every_hook_has_its_own_way_back() {
+    let scenarios = answers::all();
+    let refused = scenarios.iter().find(|scenario| scenario.name == "syn_to_nobody_v4").unwrap();
+    let device = refused.input.ingress_ifindex;
+    for (hook, redirect, mark) in [
+        (Hook::FromContainer, Redirect::Pod(device), 0),
+        (Hook::FromNetdev, Redirect::Device(device), 0),
+        (Hook::ToContainer, Redirect::Ingress(device), 0),
+        (Hook::ToNetdev, Redirect::Ingress(device), 0),
+        (Hook::ToOverlay, Redirect::Ingress(device), ANSWERED_MARK),
+    ] {
+        let mut tables = ModelTables::new(&refused.world, None, false);
+        let mut packet = ModelPacket::new(&refused.input, usize::MAX, None);
+        let answer = diolkos_datapath::answer(hook, DropReason::NoEndpoints, &refused.config, &mut packet, &mut tables);
+        assert_eq!(answer, Some(Verdict::Answered), "{}", hook.name());
+        assert_eq!((packet.redirect, packet.mark), (Some(redirect), mark), "{}", hook.name());
+        assert_eq!(packet.bytes, refused.expect.bytes, "{}", hook.name());
     }
 }
