@@ -26,7 +26,7 @@ pub(crate) struct Suite {
 
 pub(crate) const SUITES: [Suite; 8] = [
     Suite { name: "unit", binaries: &[], system: false, budget: 180 },
-    Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 60 },
+    Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 90 },
     Suite { name: kernels::SUITE, binaries: &[kernels::SUITE], system: false, budget: 150 },
     Suite { name: "store", binaries: &["store"], system: true, budget: 60 },
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 120 },

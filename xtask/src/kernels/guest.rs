@@ -20,8 +20,11 @@ const MODULES: [&str; 10] =
 const APPLETS: [&str; 12] =
     ["sh", "mount", "umount", "insmod", "poweroff", "cat", "ls", "mkdir", "sleep", "ping", "sysctl", "env"];
 
+/// A test binary and the tests of it that run when none is asked for.
+pub(super) type Inside<'a> = (&'a Binary, &'static [&'static str]);
+
 /// Writes the image and returns where it is.
-pub(super) fn build(kernel: &Kernel, files: &Files, binaries: &[&Binary], selection: &Selection) -> Result<PathBuf> {
+pub(super) fn build(kernel: &Kernel, files: &Files, binaries: &[Inside<'_>], selection: &Selection) -> Result<PathBuf> {
     let mut archive = Archive::default();
     for directory in ["proc", "sys", "dev", "tmp", "run", "etc", "var"] {
         archive.directory(directory);
@@ -30,7 +33,7 @@ pub(super) fn build(kernel: &Kernel, files: &Files, binaries: &[&Binary], select
     APPLETS.iter().for_each(|applet| archive.link(&format!("/bin/{applet}"), "busybox"));
     let ip = on_path("ip").ok_or("ip (iproute2) is missing: run setup")?;
     add_with_libraries(&mut archive, &ip, "/bin/ip")?;
-    for binary in binaries {
+    for (binary, _) in binaries {
         add_with_libraries(&mut archive, &binary.executable, &format!("/tests/{}", binary.name))?;
     }
     for name in OBJECTS {
@@ -51,7 +54,7 @@ pub(super) fn build(kernel: &Kernel, files: &Files, binaries: &[&Binary], select
 }
 
 /// What the first process does. `@binary` lines tell the reader whose tests follow.
-fn init(modules: &[&str], binaries: &[&Binary], selection: &Selection) -> String {
+fn init(modules: &[&str], binaries: &[Inside<'_>], selection: &Selection) -> String {
     let mut script = String::from(
         "#!/bin/sh\nexport PATH=/bin HOME=/tmp RUSTC_BOOTSTRAP=1 DIOLKOS_EBPF_OBJECT=/ebpf/dataplane.o\n\
          mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
@@ -65,8 +68,12 @@ fn init(modules: &[&str], binaries: &[&Binary], selection: &Selection) -> String
     if selection.exact {
         arguments.push_str(" --exact");
     }
-    for binary in binaries {
-        let own = if selection.exact { binary.own(&selection.tests) } else { selection.tests.clone() };
+    for (binary, usual) in binaries {
+        let own = match (selection.exact, selection.tests.is_empty()) {
+            (true, _) => binary.own(&selection.tests),
+            (false, true) => usual.iter().map(|part| (*part).to_owned()).collect(),
+            (false, false) => selection.tests.clone(),
+        };
         if !selection.exact || !own.is_empty() {
             let (name, own) = (&binary.name, own.join(" "));
             script.push_str(&format!("echo; echo '{BINARY}{name}'; /tests/{name} {arguments} {own}\n"));
