@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod pod;
 
+pub use network::Families;
 pub use node::Node;
 pub use pod::Pod;
 
@@ -33,6 +34,10 @@ pub struct ClusterConfig {
     pub images: Vec<PathBuf>,
     /// Capacity of each node, as the kubelet's flag.
     pub capacity: String,
+    /// Address families of nodes, pods and Services.
+    pub families: Families,
+    /// Further flags of every agent.
+    pub agent_flags: Vec<String>,
     /// Log filter of our own components.
     pub log: String,
     /// Told about each step as it begins.
@@ -45,6 +50,8 @@ impl Default for ClusterConfig {
             nodes: 3,
             images: Vec::new(),
             capacity: "cpu=2,memory=4Gi,pods=110".into(),
+            families: Families::default(),
+            agent_flags: Vec::new(),
             log: "info".into(),
             progress: |_| {},
         }
@@ -65,7 +72,7 @@ impl Cluster {
     pub fn start(config: &ClusterConfig) -> Result<Self> {
         let guard = Guard::new()?;
         let spaces = Spaces::new(guard.make_cgroup("control")?)?;
-        network::bridge(spaces.control())?;
+        network::bridge(spaces.control(), config.families)?;
         let admin = guard.directory().join("admin.kubeconfig");
         let mut cluster = Self { nodes: Vec::new(), control_plane: Vec::new(), admin, spaces, guard };
         cluster.start_all(config).map_err(|error| cluster.explain(error))?;

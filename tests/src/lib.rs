@@ -14,5 +14,5 @@ pub mod process;
 pub mod space;
 pub mod tools;
 
-pub use cluster::{Cluster, ClusterConfig, Node, Pod};
+pub use cluster::{Cluster, ClusterConfig, Families, Node, Pod};
 pub use eventually::eventually;

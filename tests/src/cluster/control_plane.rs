@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{Cluster, ClusterConfig, START, network};
+use super::{Cluster, ClusterConfig, Families, START};
 use crate::process::Process;
 use crate::tools;
 
 /// Starts them in order; returns when the apiserver says that it is ready.
 pub(super) fn start(cluster: &mut Cluster, config: &ClusterConfig) -> Result<()> {
-    certificates(cluster)?;
+    certificates(cluster, config.families)?;
     let pki = cluster.directory().join("pki");
     let etcd = etcd_command(cluster.directory(), &pki)?;
     spawn(cluster, "etcd", etcd)?;
@@ -24,8 +24,9 @@ pub(super) fn start(cluster: &mut Cluster, config: &ClusterConfig) -> Result<()>
     })?;
     let path = |file: &str| pki.join(file).to_string_lossy().into_owned();
     let apiserver = [
-        ("--listen", "0.0.0.0:6443".into()),
-        ("--advertise-address", network::CONTROL.into()),
+        ("--listen", config.families.listen().into()),
+        ("--advertise-address", config.families.control().remove(0)),
+        ("--service-cidr", config.families.service_cidr()),
         ("--cert-dir", path("")),
         ("--etcd-servers", "https://127.0.0.1:2379".into()),
         ("--etcd-cafile", path("etcd/ca.crt")),
@@ -41,8 +42,11 @@ pub(super) fn start(cluster: &mut Cluster, config: &ClusterConfig) -> Result<()>
     for (name, user) in
         [("scheduler", "system:kube-scheduler"), ("controller-manager", "system:kube-controller-manager")]
     {
-        let kubeconfig = kubeconfig(cluster, name, user, &[])?;
-        spawn(cluster, name, diolkos(name, config, &[("--kubeconfig", kubeconfig)])?)?;
+        let mut flags = vec![("--kubeconfig", kubeconfig(cluster, config.families, name, user, &[])?)];
+        if name == "controller-manager" {
+            flags.push(("--cluster-cidr", config.families.cluster_cidr()));
+        }
+        spawn(cluster, name, diolkos(name, config, &flags)?)?;
     }
     Ok(())
 }
@@ -56,9 +60,15 @@ pub(super) fn diolkos(component: &str, config: &ClusterConfig, flags: &[(&str, S
 }
 
 /// Issues a client certificate; the path of its kubeconfig.
-pub(super) fn kubeconfig(cluster: &Cluster, name: &str, user: &str, groups: &[&str]) -> Result<String> {
+pub(super) fn kubeconfig(
+    cluster: &Cluster,
+    families: Families,
+    name: &str,
+    user: &str,
+    groups: &[&str],
+) -> Result<String> {
     let file = cluster.directory().join(format!("{name}.kubeconfig")).to_string_lossy().into_owned();
-    let server = format!("https://{}:6443", network::CONTROL);
+    let server = families.server();
     let (pki, binary) = (cluster.directory().join("pki"), tools::diolkos()?);
     let (pki, binary) = (pki.to_string_lossy(), binary.to_string_lossy());
     let mut argv = vec![
@@ -79,12 +89,14 @@ pub(super) fn kubeconfig(cluster: &Cluster, name: &str, user: &str, groups: &[&s
     Ok(file)
 }
 
-fn certificates(cluster: &Cluster) -> Result<()> {
+fn certificates(cluster: &Cluster, families: Families) -> Result<()> {
     let (pki, binary) = (cluster.directory().join("pki"), tools::diolkos()?);
     let (pki, binary) = (pki.to_string_lossy(), binary.to_string_lossy());
-    let names = ["--san", network::CONTROL, "--san", "127.0.0.1", "--san", "localhost"];
+    let control = families.control();
+    let names = control.iter().map(String::as_str).chain(["127.0.0.1", "localhost"]);
+    let names: Vec<&str> = names.flat_map(|name| ["--san", name]).collect();
     cluster.control().run(&[&[&*binary, "pki", "init", "--cert-dir", &*pki], &names[..]].concat())?;
-    kubeconfig(cluster, "admin", "kubernetes-admin", &["system:masters"]).map(drop)
+    kubeconfig(cluster, families, "admin", "kubernetes-admin", &["system:masters"]).map(drop)
 }
 
 fn etcd_command(directory: &Path, pki: &Path) -> Result<Vec<String>> {

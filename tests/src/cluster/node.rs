@@ -19,7 +19,7 @@ const NAMESPACE: &str = "k8s.io";
 /// A node. Its servers end before its namespaces do.
 pub struct Node {
     name: String,
-    address: String,
+    addresses: Vec<String>,
     agent: Process,
     kubelet: Process,
     containerd: Process,
@@ -35,13 +35,14 @@ impl Node {
         // A leaf of its own: with cgroup v2 alone, a cgroup with children for pods may hold no process.
         let system = cluster.guard.make_cgroup(&format!("{name}/system"))?;
         let space = cluster.spaces.add(system)?;
-        network::uplink(cluster.control(), &space, index)?;
+        network::uplink(cluster.control(), &space, config.families, index)?;
         let directory = cluster.directory().join(&name);
         let start = Start { cluster, config, name: &name, space: &space, directory: &directory };
         let containerd = start.containerd()?;
         let agent = start.agent(&group)?;
-        let kubelet = start.kubelet(&network::address(index))?;
-        Ok(Self { address: network::address(index), agent, kubelet, containerd, space, name, directory })
+        let addresses = config.families.node(index);
+        let kubelet = start.kubelet(&addresses)?;
+        Ok(Self { addresses, agent, kubelet, containerd, space, name, directory })
     }
 
     /// Gives containerd its images: without the pause image no pod starts.
@@ -55,9 +56,14 @@ impl Node {
         &self.name
     }
 
-    /// Its InternalIP.
+    /// Its InternalIP of the cluster's first address family.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.addresses[0]
+    }
+
+    /// Its InternalIPs.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     pub fn space(&self) -> &Space {
@@ -179,13 +185,16 @@ state = "/run/containerd/state"
         ))
     }
 
-    fn kubelet(&self, address: &str) -> Result<Process> {
+    fn kubelet(&self, addresses: &[String]) -> Result<Process> {
         let name = format!("kubelet-{}", self.name);
         let user = format!("system:node:{}", self.name);
         let flags = [
-            ("--kubeconfig", control_plane::kubeconfig(self.cluster, &name, &user, &["system:nodes"])?),
+            (
+                "--kubeconfig",
+                control_plane::kubeconfig(self.cluster, self.config.families, &name, &user, &["system:nodes"])?,
+            ),
             ("--node-name", self.name.into()),
-            ("--node-ip", address.into()),
+            ("--node-ip", addresses.join(",")),
             ("--container-runtime-endpoint", format!("unix://{RUNTIME}")),
             ("--root-dir", text(&self.directory.join("kubelet"))),
             ("--log-dir", text(&self.directory.join("pods"))),
@@ -199,15 +208,27 @@ state = "/run/containerd/state"
         let user = format!("system:diolkos:agent:{}", self.name);
         let name = format!("agent-{}", self.name);
         let flags = [
-            ("--kubeconfig", control_plane::kubeconfig(self.cluster, &name, &user, &["system:diolkos-agents"])?),
+            (
+                "--kubeconfig",
+                control_plane::kubeconfig(
+                    self.cluster,
+                    self.config.families,
+                    &name,
+                    &user,
+                    &["system:diolkos-agents"],
+                )?,
+            ),
             ("--node-name", self.name.into()),
             ("--cgroup-root", text(group)),
             ("--cni-socket", "/run/diolkos/cni.sock".into()),
             ("--state-dir", text(&self.directory.join("agent"))),
             ("--cni-bin-dir", text(&self.directory.join("cni/bin"))),
             ("--cni-conf-dir", text(&self.directory.join("cni/net.d"))),
+            ("--service-cidr", self.config.families.service_cidr()),
         ];
-        self.process("agent", control_plane::diolkos("agent", self.config, &flags)?)
+        let mut argv = control_plane::diolkos("agent", self.config, &flags)?;
+        argv.extend(self.config.agent_flags.iter().cloned());
+        self.process("agent", argv)
     }
 
     fn process(&self, component: &str, argv: Vec<String>) -> Result<Process> {

@@ -15,7 +15,10 @@ use crate::space::finish;
 pub struct Pod {
     pub name: String,
     pub node: String,
+    /// Its address of the cluster's first address family.
     pub address: String,
+    /// All its addresses, that one first.
+    pub addresses: Vec<String>,
     /// Id of its first container at the runtime.
     pub container: String,
     pub ready: bool,
@@ -24,10 +27,12 @@ pub struct Pod {
 impl Pod {
     fn read(pod: &Value) -> Option<Self> {
         let container = pod["status"]["containerStatuses"][0]["containerID"].as_str()?;
+        let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten();
         Some(Self {
             name: pod["metadata"]["name"].as_str()?.into(),
             node: pod["spec"]["nodeName"].as_str()?.into(),
             address: pod["status"]["podIP"].as_str()?.into(),
+            addresses: addresses.filter_map(|address| address["ip"].as_str()).map(str::to_owned).collect(),
             container: container.split("://").nth(1).unwrap_or(container).into(),
             ready: is_true(pod, "Ready") && pod["metadata"]["deletionTimestamp"].is_null(),
         })

@@ -1,12 +1,15 @@
 //! One cluster for all tests, with a client, a pod beside it, a pod on the other node, and a Service.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use diolkos_tests::cluster::images;
-use diolkos_tests::{Cluster, ClusterConfig, Pod, image};
+use anyhow::{Context as _, Result, ensure};
+use diolkos_tests::image::{self, ImageSpec};
+use diolkos_tests::space::finish;
+use diolkos_tests::{Cluster, ClusterConfig, Families, Pod, tools};
 use serde_json::{Value, json};
 
 /// Long enough for a loaded machine with two cores.
@@ -24,7 +27,26 @@ pub(crate) struct Fixture {
     pub(crate) far: Pod,
     /// ClusterIP of the Service `web`: port 80 answers a name, port 9000 echoes.
     pub(crate) web: String,
+    /// ClusterIPs of the Service `both` over the same pods, IPv4 and IPv6: port 80 answers a name by TCP and by UDP,
+    /// port 9000 echoes.
+    pub(crate) both: [String; 2],
 }
+
+/// From where a test connects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// A container: its sockets are translated.
+    Pod(&'a Pod),
+    /// A pod's network without its cgroup: its packets are translated.
+    Packets(&'a Pod),
+    /// The host network of a node; nodes count from 0.
+    Node(usize),
+}
+
+/// The server and client of the tests, in images and on nodes.
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+/// busybox, iperf3 and the probe.
+const IMAGE: &str = "registry.local/diolkos/e2e:1";
 
 /// The shared cluster. A test that fails leaves it to the next as it is.
 pub(crate) fn fixture() -> MutexGuard<'static, Fixture> {
@@ -37,14 +59,16 @@ pub(crate) fn fixture() -> MutexGuard<'static, Fixture> {
 
 impl Fixture {
     fn start() -> Result<Self> {
-        let config = ClusterConfig { nodes: 2, images: images()?, ..ClusterConfig::default() };
+        let config =
+            ClusterConfig { nodes: 2, images: images()?, families: Families::Dual, ..ClusterConfig::default() };
         let mut cluster = Cluster::start(&config)?;
-        let prepared = Self::prepare(&mut cluster).map_err(|error| cluster.explain(error))?;
-        let (client, near, far, web) = prepared;
-        Ok(Self { cluster, client, near, far, web })
+        match Self::prepare(&mut cluster) {
+            Ok((client, near, far, web, both)) => Ok(Self { cluster, client, near, far, web, both }),
+            Err(error) => Err(cluster.explain(error)),
+        }
     }
 
-    fn prepare(cluster: &mut Cluster) -> Result<(Pod, Pod, Pod, String)> {
+    fn prepare(cluster: &mut Cluster) -> Result<(Pod, Pod, Pod, String, [String; 2])> {
         for (name, node) in [("client", "node-1"), ("near", "node-1"), ("far", "node-2")] {
             cluster.apply(&pod(name, Some(node)).to_string())?;
         }
@@ -53,6 +77,11 @@ impl Fixture {
         let echo = json!({ "name": "echo", "port": 9000, "targetPort": 9000 });
         web["spec"]["ports"].as_array_mut().context("a Service without ports")?.push(echo);
         cluster.apply(&web.to_string())?;
+        web["metadata"]["name"] = "both".into();
+        web["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+        let datagrams = json!({ "name": "datagrams", "port": 80, "targetPort": 8080, "protocol": "UDP" });
+        web["spec"]["ports"].as_array_mut().context("a Service without ports")?.push(datagrams);
+        cluster.apply(&web.to_string())?;
         cluster.wait_pods("app=web", REPLICAS, PATIENCE)?;
         let mut one = |name: &str| -> Result<Pod> {
             cluster.wait_pods(&format!("app={name}"), 1, PATIENCE)?.pop().context("there is no such pod")
@@ -60,7 +89,10 @@ impl Fixture {
         let (client, near, far) = (one("client")?, one("near")?, one("far")?);
         let web = cluster.service_field("web", "clusterIP")?;
         cluster.wait("the Service web answers", PATIENCE, |cluster| get(cluster, &client, &web, 80))?;
-        Ok((client, near, far, web))
+        let both: [String; 2] = cluster_ips(cluster, "both")?
+            .try_into()
+            .map_err(|addresses| anyhow::anyhow!("the Service both has the addresses {addresses:?}"))?;
+        Ok((client, near, far, web, both))
     }
 
     /// Waits until the client gets an answer from `address:port`.
@@ -70,11 +102,63 @@ impl Fixture {
         self.cluster.wait(&what, PATIENCE, |cluster| get(cluster, &client, address, port).map(drop)).unwrap();
     }
 
+    /// What the probe says, from a place: each line with how often it came.
+    pub(crate) fn probe(&self, from: Place<'_>, arguments: &[&str]) -> BTreeMap<String, usize> {
+        tally(&ask(&self.cluster, from, arguments).unwrap_or_else(|error| panic!("{from:?} {arguments:?}: {error:#}")))
+    }
+
+    /// Creates a Service of the pods `app` that is not merely what [`service`] makes; its addresses.
+    pub(crate) fn serve(&self, name: &str, app: &str, target: u16, spec: &Value) -> Vec<String> {
+        let mut object = service(name, app, 80, target);
+        let datagrams = json!({ "name": "datagrams", "port": 80, "targetPort": target, "protocol": "UDP" });
+        object["spec"]["ports"].as_array_mut().unwrap().push(datagrams);
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        self.cluster.apply(&object.to_string()).unwrap();
+        cluster_ips(&self.cluster, name).unwrap()
+    }
+
+    /// Waits until a place gets what it should from the probe, and nothing else.
+    pub(crate) fn wait_probe(&mut self, from: Place<'_>, arguments: &[&str], expected: &str) {
+        let what = format!("{from:?} {arguments:?} says {expected}");
+        let look = |cluster: &mut Cluster| {
+            let said = tally(&ask(cluster, from, arguments)?);
+            ensure!(said.keys().eq([expected]), "it says {said:?}");
+            Ok(())
+        };
+        self.cluster.wait(&what, PATIENCE, look).unwrap();
+    }
+
     /// `count` connections from the client pod: how often each pod answered; failures under "failed".
     pub(crate) fn answers(&self, address: &str, port: u16, count: usize) -> BTreeMap<String, usize> {
         let script = loop_script("nc", address, port, count);
         tally(&self.cluster.exec(&self.client, &["sh", "-c", &script]).unwrap())
     }
+}
+
+fn images() -> Result<Vec<PathBuf>> {
+    let mut spec = ImageSpec::iperf3()?.named(IMAGE);
+    spec.programs.push((PROBE.into(), "/usr/bin/probe".into()));
+    image::build_all(&[ImageSpec::pause()?, spec], &tools::root().join("target/images"))
+}
+
+/// What the probe prints, from a place.
+pub(crate) fn ask(cluster: &Cluster, from: Place<'_>, arguments: &[&str]) -> Result<String> {
+    finish(probe_command(cluster, from)?.args(arguments), &[&["probe"], arguments].concat())
+}
+
+/// The probe at a place, to be given arguments and run.
+pub(crate) fn probe_command(cluster: &Cluster, from: Place<'_>) -> Result<Command> {
+    match from {
+        Place::Pod(pod) => cluster.exec_command(pod, "probe"),
+        Place::Packets(pod) => cluster.command_in_network(pod, PROBE),
+        Place::Node(index) => Ok(cluster.node(index).space().bounded(PROBE)),
+    }
+}
+
+fn cluster_ips(cluster: &Cluster, name: &str) -> Result<Vec<String>> {
+    let service = cluster.get(&["service", name])?;
+    let list = service["spec"]["clusterIPs"].as_array().with_context(|| format!("service {name} has no addresses"))?;
+    Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 /// A script that connects `count` times and prints who answered, or "failed".
@@ -97,7 +181,7 @@ pub(crate) fn get(cluster: &Cluster, client: &Pod, address: &str, port: u16) -> 
     Ok(answer.trim().to_owned())
 }
 
-/// A pod that answers its name on port 8080, echoes on port 9000, and runs an iperf3 server.
+/// A pod that answers its name on port 8080 by TCP and by UDP, echoes on port 9000, and runs an iperf3 server.
 pub(crate) fn pod(name: &str, node: Option<&str>) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -131,11 +215,12 @@ pub(crate) fn service(name: &str, app: &str, port: u16, target: u16) -> Value {
 }
 
 fn pod_spec() -> Value {
-    let serve = "iperf3 -s > /dev/null & nc -ll -p 9000 -e cat & exec nc -ll -p 8080 -e hostname";
+    let serve = "iperf3 -s > /dev/null & exec probe serve $NAME 8080 9000 8080";
     // Without a handler, the first process of a namespace does not hear SIGTERM: the tests need not wait for it.
     json!({ "terminationGracePeriodSeconds": 1, "containers": [{
-        "name": "main", "image": image::IPERF3, "imagePullPolicy": "Never",
+        "name": "main", "image": IMAGE, "imagePullPolicy": "Never",
         "command": ["sh", "-c", serve],
+        "env": [{ "name": "NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
         "resources": { "requests": { "cpu": "20m", "memory": "16Mi" } },
     }] })
 }

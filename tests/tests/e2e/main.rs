@@ -3,11 +3,15 @@
 //! The cluster is started by the first test and shared. It ends with the test process.
 #![allow(clippy::unwrap_used)]
 
+mod affinity;
 mod agent;
 mod bad_input;
+mod draining;
+mod families;
 mod fixture;
 mod kubectl;
 mod maps;
 mod pods;
+mod refusals;
 mod runtime;
 mod services;

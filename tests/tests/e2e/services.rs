@@ -25,7 +25,7 @@ fn a_node_reaches_services_from_its_own_network() {
 }
 
 /// Holds a connection to port 9000 (2328 in hexadecimal) and prints the addresses its socket is connected to, from /proc/net/tcp.
-const HELD: &str = "(sleep 2 | busybox nc $0 $1) > /dev/null 2>&1 < /dev/null &
+pub(crate) const HELD: &str = "(sleep 2 | busybox nc $0 $1) > /dev/null 2>&1 < /dev/null &
 for i in $(seq 40); do
     grep -q ':2328 01 ' /proc/net/tcp && break
     sleep 0.05
