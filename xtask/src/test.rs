@@ -32,7 +32,7 @@ pub(crate) const SUITES: [Suite; 8] = [
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 120 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
     Suite { name: "cri", binaries: &["cri"], system: true, budget: 90 },
-    Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 360 },
+    Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 450 },
 ];
 
 impl Suite {
