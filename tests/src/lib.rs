@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod cluster;
 pub mod eventually;
+pub mod figures;
 pub mod guard;
 pub mod image;
 pub mod iperf;

@@ -102,7 +102,8 @@ impl Space {
         &self.mount
     }
 
-    pub(crate) fn holder(&self) -> u32 {
+    /// The process that holds the namespaces, as a process inside the cluster names it: for `ip link .. netns`.
+    pub fn holder(&self) -> u32 {
         self.holder
     }
 }

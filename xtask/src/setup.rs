@@ -23,7 +23,7 @@ const BPF_LINKER: &str = "0.13.0";
 const ROUNDS: usize = 6;
 
 /// A package that is unpacked, and a program it has to contain.
-const UNPACKED: [(&str, &str); 9] = [
+const UNPACKED: [(&str, &str); 11] = [
     ("etcd-server", "etcd"),
     ("etcd-client", "etcdctl"),
     ("containerd", "containerd"),
@@ -32,6 +32,8 @@ const UNPACKED: [(&str, &str); 9] = [
     ("iperf3", "iperf3"),
     ("busybox-static", "busybox"),
     ("bpftool", "bpftool"),
+    ("nftables", "nft"),
+    ("iptables", "iptables-nft-restore"),
     ("containernetworking-plugins", "../lib/cni/loopback"),
 ];
 
