@@ -1,5 +1,5 @@
 //! Connections between namespaces: through the project's dataplane, and through what it replaces, in one interleaved
-//! run. Every way has two nodes and three pods of its own, and all of them exist at the same time.
+//! run. Every way has two nodes and four pods of its own, and all of them exist at the same time.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "netns/diolkos.rs"]
@@ -25,18 +25,21 @@ use diolkos_tests::tools;
 use diolkos::{Network, Node};
 use kubeproxy::Service;
 use load::{Kind, Role};
-use world::{LOCAL, PORT, REMOTE, World};
+use world::{LOCAL, PORT, REMOTE, STREAM_PORT, World};
+
+/// Where streams are dialled.
+const STREAM_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
 
 #[derive(Parser)]
 struct Options {
     /// Rounds, each with everything once.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// How long one figure is measured, ms.
     #[arg(long, default_value_t = 300)]
     time: u64,
     /// How many Services there are.
-    #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000")]
+    #[arg(long, value_delimiter = ',', default_value = "1,1000,10000")]
     services: Vec<u32>,
     /// Writes the rows as JSON.
     #[arg(long)]
@@ -95,7 +98,8 @@ struct Cell<'a> {
     name: &'a str,
     baseline: &'a str,
     world: &'a World,
-    to: SocketAddr,
+    /// Dialled with requests, and with a stream.
+    to: [SocketAddr; 2],
     hooked: bool,
 }
 
@@ -150,7 +154,7 @@ impl Worlds {
         let rules = format!("{}{}", if clean { "" } else { flush }, kubeproxy::nftables(&services));
         load_rules(&self.nftables, &["nft", "-f", "-"], &rules)?;
         let last = services.last().context("no Services")?;
-        let service = SocketAddr::from((last.address, last.port));
+        let service = [(last.address, last.port), (STREAM_SERVICE, STREAM_PORT)].map(SocketAddr::from);
         let cell = |name, world, to, hooked| Cell { name, baseline: "direct", world, to, hooked };
         let cells = [
             cell("direct", &self.overlay, end(LOCAL), true),
@@ -183,7 +187,8 @@ fn measure(title: &str, kind: Kind, cells: &[Cell<'_>], options: &Options, figur
         let mut taken: Vec<Vec<f64>> = vec![Vec::new(); cells.len()];
         for offset in 0..cells.len() {
             let index = (offset + round as usize) % cells.len();
-            let Cell { world, to, hooked, .. } = &cells[index];
+            let Cell { world, to: [to, stream_to], hooked, .. } = &cells[index];
+            let to = if kind == Kind::Stream { stream_to } else { to };
             taken[index] = world.measure(*to, kind, *hooked, options.time)?;
         }
         for (cell, values) in cells.iter().zip(taken) {
@@ -196,7 +201,7 @@ fn measure(title: &str, kind: Kind, cells: &[Cell<'_>], options: &Options, figur
     Ok(())
 }
 
-/// `count` Services; all but the last have two endpoints that nobody dials.
+/// `count` Services, and one for the streams; all but the last and that one have two endpoints that nobody dials.
 fn services(count: u32) -> Vec<Service> {
     let address = |base: [u8; 2], index: u32| {
         let [_, _, high, low] = index.to_be_bytes();
@@ -209,8 +214,10 @@ fn services(count: u32) -> Vec<Service> {
         endpoints: vec![(address([10, 245], index), PORT), (address([10, 246], index), PORT)],
     });
     let dialled =
-        Service { name: "dialled".into(), address: Ipv4Addr::new(10, 96, 0, 10), port: 80, endpoints: vec![(LOCAL, PORT)] };
-    idle.chain([dialled]).collect()
+        |name: &str, address, port, to| Service { name: name.into(), address, port, endpoints: vec![(LOCAL, to)] };
+    let stream = dialled("stream", STREAM_SERVICE, STREAM_PORT, STREAM_PORT);
+    let last = dialled("last", Ipv4Addr::new(10, 96, 0, 10), 80, PORT);
+    idle.chain([stream, last]).collect()
 }
 
 /// Feeds rules to a program on the client's node.
@@ -228,6 +235,6 @@ fn load_rules(world: &World, program: &[&str], rules: &str) -> Result<()> {
     Ok(())
 }
 
-fn end(address: Ipv4Addr) -> SocketAddr {
-    SocketAddr::from((address, PORT))
+fn end(address: Ipv4Addr) -> [SocketAddr; 2] {
+    [PORT, STREAM_PORT].map(|port| SocketAddr::from((address, port)))
 }

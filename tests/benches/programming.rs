@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use diolkos_abi::config::Config;
+use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
 use diolkos_agent::dataplane::kernel::{self, Kernel, KernelOptions};
 use diolkos_agent::desired::ThisNode;
 use diolkos_agent::driver::Driver;
+use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::Change;
 use diolkos_tests::cgroup::Hierarchies;
@@ -158,11 +160,20 @@ impl Place {
             pod_cidr_v4: [10, 244, 1, 0],
             service_cidr_v4: [10, 96, 0, 0],
             service_mask_v4: [255, 240, 0, 0],
-            ..Config::default()
+            ..Config::EMPTY
         };
         let (bpffs, cgroup) = (self.bpffs.path().to_owned(), self.cgroup.clone());
         let dataplane = Kernel::open(&KernelOptions { bpffs, node: NODE.into(), cgroup, config })?;
-        let this = ThisNode { name: NODE.into(), pod_cidr: "10.244.1.0/24".parse()?, overlay_mtu: 1450 };
+        let this = ThisNode {
+            name: NODE.into(),
+            node_v4: None,
+            node_v6: None,
+            pod_cidr_v4: Some("10.244.1.0/24".parse()?),
+            pod_cidr_v6: None,
+            overlay_mtu: 1450,
+            on_link: OnLink::default(),
+            clock: Clock::calibrate(),
+        };
         Ok(Driver::new(Shared::new(dataplane), this, QUARANTINE))
     }
 }

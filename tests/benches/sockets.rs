@@ -12,10 +12,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use diolkos_abi::config::Config;
+use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
 use diolkos_agent::dataplane::kernel::{self, Kernel, KernelOptions};
 use diolkos_agent::desired::ThisNode;
 use diolkos_agent::driver::Driver;
+use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::Change;
 use diolkos_tests::cgroup::Hierarchies;
@@ -242,13 +244,23 @@ impl Place {
             pod_cidr_v4: [10, 244, 1, 0],
             service_cidr_v4: [10, 96, 0, 0],
             service_mask_v4: [255, 255, 0, 0],
-            ..Config::default()
+            ..Config::EMPTY
         };
         let (bpffs, cgroup) = (self.bpffs.path().to_owned(), self.hooked.clone());
-        let dataplane = Kernel::open(&KernelOptions { bpffs, node: NODE.into(), cgroup, config })?;
-        let this = ThisNode { name: NODE.into(), pod_cidr: "10.244.1.0/24".parse()?, overlay_mtu: 1450 };
-        let mut driver = Driver::new(Shared::new(dataplane), this, QUARANTINE);
-        let ports = json!([{ "name": "t", "port": 80, "protocol": "TCP" }, { "name": "u", "port": 80, "protocol": "UDP" }]);
+        let dataplane = Shared::new(Kernel::open(&KernelOptions { bpffs, node: NODE.into(), cgroup, config })?);
+        let this = ThisNode {
+            name: NODE.into(),
+            node_v4: None,
+            node_v6: None,
+            pod_cidr_v4: Some("10.244.1.0/24".parse()?),
+            pod_cidr_v6: None,
+            overlay_mtu: 1450,
+            on_link: OnLink::default(),
+            clock: Clock::calibrate(),
+        };
+        let mut driver = Driver::new(dataplane.clone(), this, QUARANTINE);
+        let ports =
+            json!([{ "name": "t", "port": 80, "protocol": "TCP" }, { "name": "u", "port": 80, "protocol": "UDP" }]);
         let targets =
             json!([{ "name": "t", "port": PORT, "protocol": "TCP" }, { "name": "u", "port": PORT, "protocol": "UDP" }]);
         driver.apply(Change::Nodes(vec![]));
@@ -262,6 +274,7 @@ impl Place {
         }))?]));
         driver.cycle(Duration::ZERO);
         ensure!(driver.has_synced() && driver.refusals().is_empty(), "not in sync: {:?}", driver.refusals());
+        dataplane.lock().put_in_place()?;
         Ok(driver)
     }
 

@@ -125,7 +125,8 @@ impl Figures {
             let rows = section.shown();
             y += 14.0;
             let (title, unit) = (escape(&section.title), section.unit);
-            writeln!(body, "<text x=\"16\" y=\"{y:.1}\" font-weight=\"bold\">{title} ({unit})</text>").unwrap_or_default();
+            writeln!(body, "<text x=\"16\" y=\"{y:.1}\" font-weight=\"bold\">{title} ({unit})</text>")
+                .unwrap_or_default();
             y += 10.0;
             let longest = rows.iter().map(|row| row.max).fold(f64::MIN_POSITIVE, f64::max);
             for row in &rows {

@@ -107,9 +107,12 @@ fn install(from: &Path, to: &Path) -> Result<()> {
 
 fn binaries() -> Result<()> {
     let start = Instant::now();
-    // One selection of packages for all that runs in release: another would build dependencies again.
-    let packages = ["diolkos", "diolkos-cni", "diolkos-tests"].into_iter().flat_map(|name| ["--package", name]);
-    pass_through(cargo().args(["build", "--locked", "--release", "--bins"]).args(packages))?;
+    pass_through(cargo().args(["build", "--locked", "--release", "--bins"]).args(released()))?;
     eprintln!("build: binaries ready in {:.1}s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// One selection of packages for all that runs in release: another would build dependencies again, with other features.
+pub(crate) fn released() -> impl Iterator<Item = &'static str> {
+    ["diolkos", "diolkos-cni", "diolkos-tests"].into_iter().flat_map(|name| ["--package", name])
 }

@@ -1,28 +1,31 @@
 //! The project's own dataplane on a node: the agent's driver over the kernel, in a thread inside the node's namespaces.
 
-use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use diolkos_abi::address::v4_mapped;
-use diolkos_abi::config::Config;
-use diolkos_abi::pod::Endpoint;
+use diolkos_abi::config::{Config, features};
+use diolkos_abi::pod::{Endpoint, address_tag};
+use diolkos_agent::Routing;
+use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
 use diolkos_agent::dataplane::kernel::{Kernel, KernelOptions};
 use diolkos_agent::desired::ThisNode;
 use diolkos_agent::driver::Driver;
-use diolkos_agent::overlay::{Overlay, OverlayConfig};
+use diolkos_agent::overlay::{OnLink, Overlay, OverlayConfig};
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::Change;
 use ipnetwork::Ipv4Network;
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 
 use crate::kubeproxy::Service;
-use crate::world::{HOST_MAC, Pod, World, node_address, pod_cidr};
+use crate::world::{HOST_MAC, Pod, UPLINK, World, node_address, pod_cidr};
 
 /// How pods of different nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,7 @@ struct PodFacts {
 impl Node {
     /// Starts the dataplane on both nodes.
     pub fn both(world: &World, network: Network) -> Result<[Self; 2]> {
-        let first = Self::start(world, 0, &[&world.client, &world.local], network)?;
+        let first = Self::start(world, 0, &[&world.client, &world.plain, &world.local], network)?;
         let second = Self::start(world, 1, &[&world.remote], network)?;
         Ok([first, second])
     }
@@ -95,37 +98,42 @@ struct Running {
 }
 
 impl Running {
-    fn start(index: usize, cgroup: std::path::PathBuf, pods: &[PodFacts], network: Network) -> Result<Self> {
+    fn start(index: usize, cgroup: PathBuf, pods: &[PodFacts], network: Network) -> Result<Self> {
+        let routing = if network == Network::Direct { Routing::Direct } else { Routing::Overlay };
         let cidr: Ipv4Network = pod_cidr(index).parse()?;
-        let overlay_config = OverlayConfig { node_ip: node_address(index), port: 4789, pod_cidr: cidr };
+        let overlay_config = OverlayConfig {
+            node_v4: Some(node_address(index)),
+            node_v6: None,
+            pod_cidr_v4: Some(cidr),
+            pod_cidr_v6: None,
+            port: 4789,
+            routing,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let overlay = runtime.block_on(Overlay::ensure(&overlay_config))?;
-        let other: Ipv4Network = pod_cidr(1 - index).parse()?;
-        runtime.block_on(overlay.sync_routes(&BTreeSet::from([other])))?;
-        let config = Config {
-            overlay_ifindex: overlay.ifindex,
-            vni: 1,
-            overlay_mac: overlay.mac,
-            gateway_v4: overlay.gateway.octets(),
-            route_mask_v4: [255, 255, 255, 0],
-            pod_cidr_v4: cidr.network().octets(),
-            service_cidr_v4: [10, 96, 0, 0],
-            service_mask_v4: [255, 240, 0, 0],
-            ..Config::default()
+        let kernel = KernelOptions {
+            bpffs: "/sys/fs/bpf".into(),
+            node: format!("n{index}"),
+            cgroup,
+            config: config(index, network, &overlay)?,
         };
-        let options = KernelOptions { bpffs: "/sys/fs/bpf".into(), node: format!("n{index}"), cgroup, config };
-        let dataplane = Shared::new(Kernel::open(&options)?);
+        let dataplane = Shared::new(Kernel::open(&kernel)?);
         for pod in pods {
-            let ifindex = nix::net::if_::if_nametoindex(pod.host.as_str())?;
-            let endpoint = Endpoint { ifindex, mac: pod.mac, host_mac: HOST_MAC, ..Endpoint::default() };
-            dataplane.lock().upsert_endpoint(v4_mapped(pod.address.octets()), endpoint)?;
+            let ifindex = if_nametoindex(pod.host.as_str())?;
+            let address = v4_mapped(pod.address.octets());
+            let tag = address_tag(&address);
+            let endpoint = Endpoint { tag, ifindex, mac: pod.mac, host_mac: HOST_MAC, ..Endpoint::default() };
+            dataplane.lock().upsert_endpoint(address, endpoint)?;
             dataplane.lock().attach_pod(&pod.host, ifindex)?;
         }
-        let this = ThisNode { name: format!("n{index}"), pod_cidr: cidr, overlay_mtu: overlay.mtu as u16 };
-        let mut driver = Driver::new(dataplane, this, QUARANTINE);
+        dataplane.lock().attach_netdev(UPLINK, if_nametoindex(UPLINK)?)?;
+        let mut driver = Driver::new(dataplane.clone(), this(index, cidr, &overlay), QUARANTINE);
         driver.apply(Change::Nodes(vec![node(0)?, node(1)?]));
         let mut running = Self { driver, passed: Duration::ZERO };
         running.set_services(&[])?;
+        let pod_cidrs = running.driver.pod_cidrs().context("no pod CIDRs")?;
+        runtime.block_on(overlay.sync_routes(pod_cidrs))?;
+        dataplane.lock().put_in_place()?;
         Ok(running)
     }
 
@@ -160,4 +168,37 @@ fn node(index: usize) -> Result<k8s_openapi::api::core::v1::Node> {
         "spec": { "podCIDR": pod_cidr(index), "podCIDRs": [pod_cidr(index)] },
         "status": { "addresses": [{ "type": "InternalIP", "address": node_address(index) }] },
     }))?)
+}
+
+fn config(index: usize, network: Network, overlay: &Overlay) -> Result<Config> {
+    let cidr: Ipv4Network = pod_cidr(index).parse()?;
+    let cores = aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
+    Ok(Config {
+        overlay_ifindex: overlay.ifindex,
+        vni: 1,
+        overlay_mac: overlay.mac,
+        overlay_mtu: u16::try_from(overlay.mtu)?,
+        gateway_v4: overlay.gateway_v4.map_or([0; 4], |gateway| gateway.octets()),
+        route_mask_v4: cidr.mask().octets(),
+        pod_cidr_v4: cidr.network().octets(),
+        service_cidr_v4: [10, 96, 0, 0],
+        service_mask_v4: [255, 240, 0, 0],
+        node_v4: node_address(index).octets(),
+        cores: u32::try_from(cores)?,
+        features: if network == Network::Direct { features::DIRECT_ROUTING } else { 0 },
+        ..Config::EMPTY
+    })
+}
+
+fn this(index: usize, pod_cidr: Ipv4Network, overlay: &Overlay) -> ThisNode {
+    ThisNode {
+        name: format!("n{index}"),
+        node_v4: Some(node_address(index)),
+        node_v6: None,
+        pod_cidr_v4: Some(pod_cidr),
+        pod_cidr_v6: None,
+        overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
+        on_link: if overlay.ifindex == 0 { overlay.on_link.clone() } else { OnLink::default() },
+        clock: Clock::calibrate(),
+    }
 }

@@ -20,7 +20,9 @@ pub struct Service {
 /// Input of `iptables-restore`.
 pub fn iptables(services: &[Service]) -> String {
     let mut text = String::from(FILTER);
-    text.push_str("*nat\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-SERVICES - [0:0]\n");
+    text.push_str(
+        "*nat\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-SERVICES - [0:0]\n",
+    );
     for (index, service) in services.iter().enumerate() {
         writeln!(text, ":{} - [0:0]", svc(index)).unwrap_or_default();
         for endpoint in 0..service.endpoints.len() {
@@ -38,7 +40,8 @@ pub fn iptables(services: &[Service]) -> String {
 fn iptables_service(text: &mut String, index: usize, service: &Service) {
     let Service { name, address, port, endpoints } = service;
     let (chain, count) = (svc(index), endpoints.len());
-    let cluster_ip = format!("-d {address}/32 -p tcp -m comment --comment \"bench/{name}:p cluster IP\" -m tcp --dport {port}");
+    let cluster_ip =
+        format!("-d {address}/32 -p tcp -m comment --comment \"bench/{name}:p cluster IP\" -m tcp --dport {port}");
     writeln!(text, "-A KUBE-SERVICES {cluster_ip} -j {chain}").unwrap_or_default();
     writeln!(text, "-A {chain} ! -s {CLUSTER_CIDR} {cluster_ip} -j KUBE-MARK-MASQ").unwrap_or_default();
     for (number, (to, to_port)) in endpoints.iter().enumerate() {

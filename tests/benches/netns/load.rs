@@ -9,7 +9,6 @@ use clap::{Args, ValueEnum};
 
 /// Bytes of a request and of its answer.
 const MESSAGE: usize = 64;
-const CHUNK: usize = 128 * 1024;
 
 /// What a child does.
 #[derive(Args, Clone, Debug)]
@@ -33,7 +32,7 @@ pub enum Kind {
     Connections,
     /// One connection, requests and answers in turn: `1/s`.
     Requests,
-    /// One connection, as many bytes as go: `Gbit/s`.
+    /// One connection of iperf3: `Gbit/s`.
     Stream,
 }
 
@@ -58,7 +57,7 @@ impl Role {
             let figures = match self.kind {
                 Kind::Connections => connections(address, time)?,
                 Kind::Requests => vec![requests(address, time)?],
-                Kind::Stream => vec![stream(address, time)?],
+                Kind::Stream => bail!("a stream is iperf3's"),
             };
             let line: Vec<String> = figures.iter().map(f64::to_string).collect();
             println!("{}", line.join(" "));
@@ -67,15 +66,14 @@ impl Role {
     }
 }
 
-/// The first byte of a connection says what it wants: `r` an answer for each message, `s` nothing, `c` the CPU time this
-/// process has used.
+/// The first byte of a message says what it wants: `r` an answer, `c` the CPU time this process has used.
 fn serve(address: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     println!("ready");
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
         let _ = stream.set_nodelay(true);
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = [0; MESSAGE];
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             let answered = match buffer[0] {
                 b'r' => stream.write_all(&buffer[..length]),
@@ -146,15 +144,4 @@ fn requests(address: SocketAddr, time: Duration) -> Result<f64> {
         count += 1;
     }
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
-}
-
-fn stream(address: SocketAddr, time: Duration) -> Result<f64> {
-    let mut stream = connect(address)?;
-    let chunk = vec![b's'; CHUNK];
-    let (start, mut bytes) = (Instant::now(), 0_usize);
-    while start.elapsed() < time {
-        stream.write_all(&chunk)?;
-        bytes += CHUNK;
-    }
-    Ok(bytes as f64 * 8.0 / 1e9 / start.elapsed().as_secs_f64())
 }

@@ -1,25 +1,32 @@
-//! Two nodes and three pods as namespaces, connected in one way.
+//! Two nodes and four pods as namespaces, connected in one way.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use diolkos_tests::guard::Guard;
 use diolkos_tests::space::{Space, Spaces};
+use diolkos_tests::{iperf, tools};
 
 use crate::load::Kind;
 
 pub const PORT: u16 = 8080;
+/// Of iperf3.
+pub const STREAM_PORT: u16 = 5201;
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
-/// On the client's node.
+/// The client whose sockets no hook sees.
+const PLAIN: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 11);
+/// On the clients' node.
 pub const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 20);
 /// On the other node.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 20);
+/// iperf3 counts in seconds.
+const STREAM_SECONDS: u32 = 1;
 /// The next hop of every pod.
 const NEXT_HOP: &str = "169.254.1.1";
-const UPLINK: &str = "up0";
+/// The device of both nodes that leads to the other one.
+pub const UPLINK: &str = "up0";
 
 /// Address of a node, 0 or 1.
 pub fn node_address(index: usize) -> Ipv4Addr {
@@ -34,10 +41,11 @@ pub struct World {
     pub name: &'static str,
     pub nodes: [Space; 2],
     pub client: Pod,
+    /// Out of reach of its node's socket hooks. Another pod than the first client: what was translated as a packet is
+    /// remembered for its addresses and ports, and would meet what was translated at the socket.
+    pub plain: Pod,
     pub local: Pod,
     pub remote: Pod,
-    /// Out of reach of the nodes' socket hooks.
-    outside: PathBuf,
     servers: Vec<Child>,
 }
 
@@ -57,18 +65,25 @@ impl World {
         let peer = nodes[1].holder().to_string();
         nodes[0].run(&["ip", "link", "add", UPLINK, "type", "veth", "peer", "name", UPLINK, "netns", &peer])?;
         for (index, node) in nodes.iter().enumerate() {
-            shell(node, "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter")?;
+            for setting in ["ip_forward 1", "conf/all/rp_filter 0", "conf/default/rp_filter 0"] {
+                let line = format!("set -- {setting}; echo $2 > /proc/sys/net/ipv4/$1");
+                node.run(&["sh", "-c", &line])?;
+            }
             node.run(&["ip", "address", "add", &format!("{}/24", node_address(index)), "dev", UPLINK])?;
             node.run(&["ip", "link", "set", UPLINK, "up"])?;
         }
         let client = Pod::new(spaces.add(cgroup("n0")?)?, &nodes[0], CLIENT, "pclient")?;
+        let plain = Pod::new(spaces.add(cgroup("outside")?)?, &nodes[0], PLAIN, "pplain")?;
         let local = Pod::new(spaces.add(cgroup("n0")?)?, &nodes[0], LOCAL, "plocal")?;
         let remote = Pod::new(spaces.add(cgroup("n1")?)?, &nodes[1], REMOTE, "premote")?;
-        let outside = guard.make_cgroup(&format!("{name}-outside"))?;
-        let mut world = Self { name, nodes, client, local, remote, outside, servers: Vec::new() };
-        for pod in [&world.local, &world.remote] {
-            let server = serve(&pod.space, SocketAddr::from((pod.address, PORT)))?;
-            world.servers.push(server);
+        let mut world = Self { name, nodes, client, plain, local, remote, servers: Vec::new() };
+        for space in [&world.local.space, &world.remote.space] {
+            let mut server = space.command(std::env::current_exe().context("the path of this binary")?);
+            server.args(["--serve", &SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).to_string()]);
+            world.servers.push(start(server, "ready")?);
+            let mut server = space.command(tools::find("iperf3")?);
+            server.args(["--server", "--forceflush"]);
+            world.servers.push(start(server, "listening")?);
         }
         Ok(world)
     }
@@ -89,7 +104,8 @@ impl World {
             let (own, peer) = (node_address(index).to_string(), node_address(other).to_string());
             let mac = |node: usize| format!("02:cc:00:00:00:0{node}");
             let hop = format!("10.244.{}.0", other + 1);
-            let device = ["ip", "link", "add", "vx0", "address", &mac(index), "type", "vxlan", "id", "5", "dstport", "8472"];
+            let device =
+                ["ip", "link", "add", "vx0", "address", &mac(index), "type", "vxlan", "id", "5", "dstport", "8472"];
             node.run(&[&device[..], &["local", &own, "dev", UPLINK, "nolearning"]].concat())?;
             node.run(&["ip", "address", "add", &format!("10.244.{}.0/32", index + 1), "dev", "vx0"])?;
             node.run(&["ip", "link", "set", "vx0", "mtu", "1450", "up"])?;
@@ -102,17 +118,26 @@ impl World {
 
     /// What a tunnel leaves of the uplink's MTU.
     pub fn pod_mtu(&self, mtu: u32) -> Result<()> {
-        for pod in [&self.client, &self.local, &self.remote] {
+        for pod in [&self.client, &self.plain, &self.local, &self.remote] {
             pod.space.run(&["ip", "link", "set", "eth0", "mtu", &mtu.to_string()])?;
         }
         Ok(())
     }
 
-    /// Measures from the client pod; `hooked` says whether its sockets meet the node's socket hooks.
+    /// Measures from a client pod; `hooked` says whether its sockets meet the node's socket hooks.
     pub fn measure(&self, to: SocketAddr, kind: Kind, hooked: bool, milliseconds: u64) -> Result<Vec<f64>> {
-        let executable = std::env::current_exe().context("the path of this binary")?;
-        let cgroup = if hooked { self.client.space.cgroup() } else { &self.outside };
-        let mut command = self.client.space.command_in(cgroup, executable);
+        let client = if hooked { &self.client.space } else { &self.plain.space };
+        if kind == Kind::Stream {
+            let address = to.ip().to_string();
+            let iperf3 = tools::find("iperf3")?;
+            let command = || {
+                let mut command = client.command(&iperf3);
+                command.args(iperf::arguments(&address, STREAM_SECONDS));
+                Ok(command)
+            };
+            return Ok(vec![iperf::measure(command).with_context(|| format!("{}: {to}", self.name))?]);
+        }
+        let mut command = client.command(std::env::current_exe().context("the path of this binary")?);
         command.args(["--load", &to.to_string(), "--kind", kind.name(), "--milliseconds", &milliseconds.to_string()]);
         let output = command.stdin(Stdio::null()).output().context("run the client")?;
         let (text, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -153,21 +178,17 @@ pub fn pod_cidr(node: usize) -> String {
     format!("10.244.{}.0/24", node + 1)
 }
 
-/// Runs a line of shell inside.
-pub fn shell(space: &Space, line: &str) -> Result<String> {
-    space.run(&["sh", "-c", line])
-}
-
 fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn serve(space: &Space, address: SocketAddr) -> Result<Child> {
-    let executable = std::env::current_exe().context("the path of this binary")?;
-    let mut command: Command = space.command(executable);
-    let mut child = command.args(["--serve", &address.to_string()]).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().context("its output")?).read_line(&mut line)?;
-    ensure!(line.trim() == "ready", "the server on {address} did not start");
+/// Starts a server and waits until it says that it serves.
+fn start(mut command: Command, word: &str) -> Result<Child> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
+    let mut output = lines.map_while(|line| line.ok());
+    ensure!(output.any(|line| line.contains(word)), "a server did not start: {command:?}");
+    // What it prints later is read, or it would end when it prints.
+    std::thread::spawn(move || output.for_each(drop));
     Ok(child)
 }

@@ -8,9 +8,12 @@ use serde_json::Value;
 
 use super::{SUITES, Suite};
 use crate::Result;
+use crate::build;
 use crate::workspace::{cargo, describe};
 
 const INTEGRATION: &str = "diolkos-tests";
+/// Benchmarks of user-space code.
+const OPTIMIZED_BENCHES: [&str; 1] = ["programming"];
 
 /// One executable of libtest.
 #[derive(Debug)]
@@ -33,23 +36,22 @@ impl Binary {
         let mut command = cargo();
         command.args(["test", "--locked", "--no-run", "--workspace", "--exclude", "diolkos-programs"]);
         command.args(["--lib", "--bins", "--tests"]);
-        let found = build(&mut command)?;
+        let found = compile(&mut command)?;
         Ok(found.iter().filter_map(|message| SUITES.iter().find_map(|suite| Self::of(suite, message))).collect())
     }
 
-    /// Compiles one benchmark as the tests are compiled, and returns its executable: what is measured runs in the
-    /// kernel or in the release binaries, and another profile would build every dependency once more.
+    /// Compiles one benchmark, and returns its executable. Most run what is measured in the kernel, so they are compiled
+    /// as the tests are. Those that measure code of their own process take the profile and the packages of the release
+    /// binaries: with others cargo would build every dependency once more.
     pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
-        let messages = build(cargo().args([
-            "bench",
-            "--locked",
-            "--profile=dev",
-            "--no-run",
-            "--package",
-            INTEGRATION,
-            "--bench",
-            name,
-        ]))?;
+        let mut command = cargo();
+        command.args(["bench", "--locked", "--no-run", "--bench", name]);
+        if OPTIMIZED_BENCHES.contains(&name) {
+            command.arg("--profile=release").args(build::released());
+        } else {
+            command.args(["--profile=dev", "--package", INTEGRATION]);
+        }
+        let messages = compile(&mut command)?;
         let executable = messages.iter().find_map(|message| message["executable"].as_str());
         executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the benchmark {name}"))
     }
@@ -101,7 +103,7 @@ fn is_harnessed(message: &Value) -> bool {
 }
 
 /// Runs `cargo test --no-run` and returns its messages about test executables, in a stable order.
-fn build(command: &mut Command) -> Result<Vec<Value>> {
+fn compile(command: &mut Command) -> Result<Vec<Value>> {
     command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let shown = describe(command);
     let mut child = command.spawn().map_err(|e| format!("cannot run `{shown}`: {e}"))?;
