@@ -6,6 +6,7 @@
 //! in a register, and the verifier minds what that is.
 
 use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK};
+use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
 use crate::connection;
@@ -95,7 +96,7 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
     if scratch.ip.transport.known {
         translate::<V6, T>(config, tables, &mut scratch)?;
     } else {
-        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch)?;
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
     }
     match scratch.step {
         Step::Deliver => {}
@@ -157,7 +158,7 @@ fn arrived<const V6: bool, P: Packet, T: Tables>(
         admitted => admitted?,
     }
     if !scratch.ip.transport.known {
-        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch)?;
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
     }
     deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
     Ok(scratch.verdict)

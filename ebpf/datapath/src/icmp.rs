@@ -66,13 +66,13 @@ pub(crate) fn answered<const V6: bool, P: Packet, T: Tables>(
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
     read::<V6, P>(packet, &mut scratch)?;
     scratch.verdict = Verdict::Untouched;
-    translate::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
     Ok(scratch.verdict)
 }
 
 /// Reads the headers into the scratch.
 #[inline(never)]
-fn read<const V6: bool, P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Result<(), DropReason> {
+pub(crate) fn read<const V6: bool, P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Result<(), DropReason> {
     let ip = headers::parse::<V6, P>(packet)?;
     scratch.ip = ip;
     scratch.ends = Ends::of(&ip);
@@ -84,6 +84,8 @@ fn read<const V6: bool, P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Res
 ///
 /// An error is never answered, so that it need not stay as it came for a refusal.
 ///
+/// The flow is looked up as it is seen from `direction`.
+///
 /// A function of its own, and so a BPF subprogram with a stack of its own: errors are few.
 #[inline(never)]
 pub(crate) fn translate<const V6: bool, P: Packet, T: Tables>(
@@ -91,6 +93,7 @@ pub(crate) fn translate<const V6: bool, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &mut T,
     scratch: &mut Scratch,
+    direction: u8,
 ) -> Result<(), DropReason> {
     let ip = &mut scratch.ip;
     if ip.fragment.kind != Part::Whole || !is_error(packet, ip) {
@@ -101,7 +104,7 @@ pub(crate) fn translate<const V6: bool, P: Packet, T: Tables>(
     if !equal(&quote.source, &ip.destination) {
         return Ok(());
     }
-    let Some(ends) = ends(config, tables, &quote) else { return Ok(()) };
+    let Some(ends) = ends(config, tables, &quote, direction) else { return Ok(()) };
     replace::<V6, P>(packet, ip, &quote, &ends).ok_or(DropReason::RewriteFailed)?;
     // A router that speaks keeps its address; the flow's own end has the one that the other end knows.
     let source = if equal(&quote.destination, &ip.source) { ends.source } else { ip.source };
@@ -162,7 +165,7 @@ fn quoted_v6<P: Packet>(packet: &P, at: usize) -> Option<(Words, Words, u8, usiz
 
 /// How a packet is translated that travels with the error: against the direction of the quoted one.
 #[inline(always)]
-fn ends<T: Tables>(config: &Config, tables: &mut T, quote: &Quote) -> Option<Ends> {
+fn ends<T: Tables>(config: &Config, tables: &mut T, quote: &Quote, direction: u8) -> Option<Ends> {
     let [source, destination] = halves(quote.ports);
     let key = Tuple {
         source: from_words(quote.destination),
@@ -170,7 +173,7 @@ fn ends<T: Tables>(config: &Config, tables: &mut T, quote: &Quote) -> Option<End
         source_port: destination,
         destination_port: source,
         protocol: quote.protocol,
-        direction: direction::WIRE,
+        direction,
         zone: 0,
     };
     let flow = lookup::flow(config, tables, &key, key.hash(), 0)?;

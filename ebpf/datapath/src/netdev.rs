@@ -5,6 +5,7 @@
 
 use diolkos_abi::address::protocol;
 use diolkos_abi::config::{Config, features};
+use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
 use crate::connection;
@@ -12,6 +13,7 @@ use crate::deliver::{self, Way};
 use crate::family::{self, equal, is_own, is_service, narrowed};
 use crate::headers::{self, Ip, Kind, Part, Transport, ports};
 use crate::host;
+use crate::icmp;
 use crate::lookup;
 use crate::masquerade;
 use crate::packet::Packet;
@@ -26,6 +28,8 @@ pub fn from_netdev<P: Packet, T: Tables>(
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
     match headers::kind(packet) {
+        Ok(Kind::V4) if icmp::is_next::<false, P>(packet) => told::<false, P, T>(config, packet, tables),
+        Ok(Kind::V6) if icmp::is_next::<true, P>(packet) => told::<true, P, T>(config, packet, tables),
         Ok(Kind::V4) => received::<false, P, T>(config, packet, tables),
         Ok(Kind::V6) => received::<true, P, T>(config, packet, tables),
         Ok(Kind::Arp | Kind::Tagged | Kind::Other) | Err(_) => Ok(Verdict::Untouched),
@@ -40,6 +44,38 @@ pub fn to_netdev<P: Packet, T: Tables>(config: &Config, packet: &mut P, tables: 
         Ok(Kind::V6) => leaving::<true, P, T>(config, packet, tables),
         Ok(Kind::Arp | Kind::Tagged | Kind::Other) | Err(_) => Ok(Verdict::Untouched),
     }
+}
+
+/// [`from_netdev`] of ICMP: an error about a flow under the node's address goes to the pod, or the process, behind it.
+#[inline(always)]
+fn told<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    if icmp::read::<V6, P>(packet, &mut scratch).is_err() {
+        return Ok(Verdict::Untouched);
+    }
+    scratch.verdict = Verdict::Untouched;
+    if equal(&scratch.ip.destination, &family::node::<V6>(config)) {
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::OUTSIDE)?;
+        // The pod may know who it talks to as a service, and the node's own packets to one left under its address too.
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
+        if scratch.verdict == Verdict::Untouched {
+            return received::<V6, P, T>(config, packet, tables);
+        }
+    } else if config.features & features::DIRECT_ROUTING != 0 {
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
+        if scratch.verdict == Verdict::Untouched {
+            return received::<V6, P, T>(config, packet, tables);
+        }
+    }
+    if scratch.verdict == Verdict::Untouched || !is_own::<V6>(config, &scratch.ends.destination) {
+        return Ok(scratch.verdict);
+    }
+    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    Ok(scratch.verdict)
 }
 
 /// [`from_netdev`] of one family.
@@ -136,10 +172,10 @@ fn hide<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let mut ip = headers::parse::<V6, P>(packet)?;
     let echo = as_flow(packet, &mut ip);
-    if !ip.transport.known {
-        return Ok(Verdict::Untouched);
-    }
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    if !ip.transport.known {
+        return complain::<V6, P, T>(config, packet, tables, &mut scratch);
+    }
     masquerade::outgoing::<V6, T>(config, tables, &ip, &mut scratch, packet.core())?;
     if echo.known {
         echo.write::<V6, P>(packet, &mut ip, &scratch.ends)?;
@@ -147,6 +183,21 @@ fn hide<const V6: bool, P: Packet, T: Tables>(
         rewrite::ends::<V6, P>(packet, &mut ip, &scratch.ends)?;
     }
     Ok(Verdict::Masqueraded)
+}
+
+/// Gives a pod's ICMP error about a flow under the node's address that address too. What has no ports otherwise leaves as
+/// it is.
+#[inline(always)]
+fn complain<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    icmp::read::<V6, P>(packet, scratch)?;
+    scratch.verdict = Verdict::Untouched;
+    icmp::translate::<V6, P, T>(config, packet, tables, scratch, direction::OUTSIDE)?;
+    Ok(if scratch.verdict == Verdict::Translated { Verdict::Masqueraded } else { Verdict::Untouched })
 }
 
 /// Translates a packet that the node's stack sends to a service: its socket was not, or has been made where no hook sees

@@ -10,6 +10,7 @@ pub mod host_side;
 pub mod icmp;
 pub mod mtu;
 pub mod netdev;
+pub mod outside;
 pub mod overlay;
 pub mod packets;
 pub mod services;
@@ -110,6 +111,7 @@ pub fn all() -> Vec<Scenario> {
     list.extend(icmp::all());
     list.extend(mtu::all());
     list.extend(netdev::all());
+    list.extend(outside::all());
     list
 }
 

@@ -1,0 +1,172 @@
+//! Masquerade in both families, and ICMP errors about it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use diolkos_abi::address::protocol;
+use diolkos_abi::config::{Config, features};
+use diolkos_abi::conntrack::{Flow, Tuple, direction, flow_flags};
+use diolkos_abi::counter::{Hook, Verdict};
+use diolkos_abi::service::slot_of;
+
+use super::Scenario;
+use super::answers::{PORT, quote};
+use super::packets::{HOST_MAC, POD_MAC, SYN};
+use super::wire::{FAMILIES, Family, Wire, config, dual, mapped};
+use super::world::{self, CLIENT_IFINDEX, NOW};
+
+const UPLINK: u32 = 2;
+const ROUTER_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
+const UPLINK_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 2];
+const PORTS: (u16, u16) = (61_000, 1000);
+const NODE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
+
+pub fn all() -> Vec<Scenario> {
+    FAMILIES.into_iter().flat_map(|family| [packets(family), errors(family)].concat()).collect()
+}
+
+fn node(family: Family) -> IpAddr {
+    if family.v6 { NODE_V6 } else { IpAddr::V4(Ipv4Addr::from(world::HOST)) }
+}
+
+fn web(family: Family) -> SocketAddr {
+    let address = if family.v6 {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(world::OUTSIDE))
+    };
+    SocketAddr::new(address, 443)
+}
+
+fn pod(family: Family) -> SocketAddr {
+    SocketAddr::new(family.client, 40_000)
+}
+
+fn uplink(known: &mut Config) {
+    *known = config();
+    known.node_v4 = world::HOST;
+    known.node_v6 = mapped(NODE_V6);
+    known.features |= features::MASQUERADE;
+    (known.ports_first, known.ports_count) = PORTS;
+}
+
+fn leaves(family: Family, names: [&'static str; 2], flows: &[(Tuple, Flow)], bytes: Vec<u8>) -> Scenario {
+    let name = family.name(names[0], names[1]);
+    Scenario::new(name, Hook::ToNetdev, UPLINK, dual(&[]).with_flows(flows), bytes).configured(uplink)
+}
+
+fn comes(family: Family, names: [&'static str; 2], flows: &[(Tuple, Flow)], bytes: Vec<u8>) -> Scenario {
+    let name = family.name(names[0], names[1]);
+    Scenario::new(name, Hook::FromNetdev, UPLINK, dual(&[]).with_flows(flows), bytes).configured(uplink)
+}
+
+/// Both entries of the pod's flow of this protocol to the web, and the node's port it leaves from.
+fn flow(family: Family, protocol: u8) -> ([(Tuple, Flow); 2], SocketAddr) {
+    let (pod, web) = (pod(family), web(family));
+    let key = Tuple {
+        source: mapped(pod.ip()),
+        destination: mapped(web.ip()),
+        source_port: pod.port().to_be_bytes(),
+        destination_port: web.port().to_be_bytes(),
+        protocol,
+        direction: direction::OUTSIDE,
+        zone: 0,
+    };
+    let port = slot_of(key.hash(), PORTS.0.into(), PORTS.1.into()) as u16;
+    let node = mapped(node(family));
+    let forward = Flow {
+        tag: key.hash(),
+        seen: NOW,
+        flags: flow_flags::SOURCE | flow_flags::MASQUERADE,
+        source: node,
+        source_port: port.to_be_bytes(),
+        ..Flow::default()
+    };
+    let back = Tuple { destination: node, destination_port: port.to_be_bytes(), ..key.reversed() };
+    let reverse = Flow {
+        tag: back.hash(),
+        seen: NOW,
+        flags: flow_flags::REVERSE | flow_flags::DESTINATION | flow_flags::MASQUERADE,
+        destination: key.source,
+        destination_port: key.source_port,
+        ..Flow::default()
+    };
+    ([(key, forward), (back, reverse)], SocketAddr::new(self::node(family), port))
+}
+
+/// On the way out, and on the way in.
+fn out(from: SocketAddr, to: SocketAddr) -> Wire {
+    Wire { to_mac: ROUTER_MAC, from_mac: UPLINK_MAC, ..Wire::new(from, to) }
+}
+
+fn inwards(from: SocketAddr, to: SocketAddr) -> Wire {
+    Wire { to_mac: UPLINK_MAC, from_mac: ROUTER_MAC, ..Wire::new(from, to) }
+}
+
+fn at_pod(from: SocketAddr, to: SocketAddr) -> Wire {
+    Wire { to_mac: POD_MAC, from_mac: HOST_MAC, hops: 63, ..Wire::new(from, to) }
+}
+
+fn packets(family: Family) -> Vec<Scenario> {
+    let (pod, web) = (pod(family), web(family));
+    let (segments, tcp_end) = flow(family, protocol::TCP);
+    let (datagrams, udp_end) = flow(family, protocol::UDP);
+    vec![
+        leaves(
+            family,
+            ["a_syn_leaves_under_the_node", "a_syn_leaves_under_the_node_v6"],
+            &[],
+            out(pod, web).tcp(SYN, b"odd"),
+        )
+        .becomes(Verdict::Masqueraded, out(tcp_end, web).tcp(SYN, b"odd"))
+        .leaves(&segments),
+        leaves(
+            family,
+            ["a_datagram_leaves_under_the_node", "a_datagram_leaves_under_the_node_v6"],
+            &[],
+            out(pod, web).udp(b"odd"),
+        )
+        .becomes(Verdict::Masqueraded, out(udp_end, web).udp(b"odd"))
+        .leaves(&datagrams),
+        comes(
+            family,
+            ["a_datagram_comes_back_to_the_pod", "a_datagram_comes_back_to_the_pod_v6"],
+            &datagrams,
+            inwards(web, udp_end).udp(b"answer"),
+        )
+        .reaches_pod(CLIENT_IFINDEX, at_pod(web, pod).udp(b"answer"))
+        .leaves(&datagrams),
+    ]
+}
+
+fn errors(family: Family) -> Vec<Scenario> {
+    let (pod, web) = (pod(family), web(family));
+    let (flows, end) = flow(family, protocol::UDP);
+    let router = SocketAddr::new(web.ip(), 0);
+    let sent = |from| out(from, web).udp(b"a datagram");
+    let received = |to| inwards(web, to).udp(b"a datagram");
+    let length = quote(family);
+    vec![
+        comes(
+            family,
+            ["an_error_about_a_pods_packet_reaches_it", "an_error_about_a_pods_packet_reaches_it_v6"],
+            &flows,
+            inwards(router, SocketAddr::new(end.ip(), 0)).error(&PORT, &sent(end), length),
+        )
+        .reaches_pod(CLIENT_IFINDEX, at_pod(router, SocketAddr::new(pod.ip(), 0)).error(&PORT, &sent(pod), length))
+        .leaves(&flows),
+        leaves(
+            family,
+            ["an_error_of_a_pod_leaves_under_the_node", "an_error_of_a_pod_leaves_under_the_node_v6"],
+            &flows,
+            out(SocketAddr::new(pod.ip(), 0), router).error(&PORT, &received(pod), length),
+        )
+        .becomes(Verdict::Masqueraded, out(SocketAddr::new(end.ip(), 0), router).error(&PORT, &received(end), length))
+        .leaves(&flows),
+        comes(
+            family,
+            ["an_error_about_the_nodes_own_packet_is_its", "an_error_about_the_nodes_own_packet_is_its_v6"],
+            &flows,
+            inwards(router, SocketAddr::new(end.ip(), 0)).error(&PORT, &sent(SocketAddr::new(end.ip(), 5000)), length),
+        ),
+    ]
+}
