@@ -70,19 +70,19 @@ pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     Ok(Verdict::Pod)
 }
 
-/// Refuses a packet to `destination`, in this node's pod CIDR, as [`to_own`] would.
+/// Refuses the packet in the scratch, to this node's pod CIDR, as [`deliver`] would.
 #[inline(never)]
 pub(crate) fn exists<const V6: bool, T: Tables>(
     config: &Config,
     tables: &mut T,
-    ip: &Ip,
-    destination: &Words,
+    scratch: &Scratch,
 ) -> Result<(), DropReason> {
-    if equal(destination, &family::gateway::<V6>(config)) {
+    let destination = narrowed::<V6>(&scratch.ends.destination);
+    if equal(&destination, &family::gateway::<V6>(config)) {
         return Ok(());
     }
-    lookup::endpoint(tables, destination).ok_or(DropReason::NoSuchPod)?;
-    if ip.hop_limit::<V6>() <= 1 { Err(DropReason::HopLimit) } else { Ok(()) }
+    lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
+    if scratch.ip.hop_limit::<V6>() <= 1 { Err(DropReason::HopLimit) } else { Ok(()) }
 }
 
 /// Sends a packet of a pod to its new ends: by the overlay device, or by the stack when no tunnel leads there.
@@ -106,6 +106,11 @@ pub(crate) fn to_others<const V6: bool, P: Packet, T: Tables>(
     if id == 0 {
         return to_stack::<V6, P>(packet, ip, ends);
     }
+    if direct {
+        scratch.way = Way(id);
+        to_neighbour::<V6, P, T>(config, packet, tables, scratch)?;
+        return Ok(scratch.verdict);
+    }
     let node = tables.node(id).ok_or(DropReason::NoSuchNode)?;
     // A backend on the network of its host: it is no pod, and no tunnel leads to it.
     if equal(&tunnel_end::<V6>(&node), &destination) {
@@ -115,9 +120,6 @@ pub(crate) fn to_others<const V6: bool, P: Packet, T: Tables>(
     if !mtu::fits::<V6, P>(packet, ip, mtu)? {
         return to_stack::<V6, P>(packet, ip, ends);
     }
-    if direct {
-        return to_neighbour::<V6, P>(packet, ip, ends, &node);
-    }
     set_tunnel(config, packet, &node)?;
     rewrite::ends::<V6, P>(packet, ip, ends)?;
     rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
@@ -126,21 +128,30 @@ pub(crate) fn to_others<const V6: bool, P: Packet, T: Tables>(
     Ok(Verdict::Overlay)
 }
 
-/// Sends a packet to another node as its next hop, or by the host's routing when the node is no neighbour.
-#[inline(always)]
-fn to_neighbour<const V6: bool, P: Packet>(
+/// Sends the packet in the scratch to the node of its way as its next hop, or by the host's routing when the node is no
+/// neighbour.
+///
+/// A BPF subprogram, because the next hop would fill the stack of those who have a tunnel.
+#[inline(never)]
+fn to_neighbour<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
     packet: &mut P,
-    ip: &mut Ip,
-    ends: &Ends,
-    node: &Node,
-) -> Result<Verdict, DropReason> {
-    if node.ifindex == 0 {
-        return to_stack::<V6, P>(packet, ip, ends);
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let Scratch { ip, ends, way, verdict, .. } = scratch;
+    let node = tables.node(way.0).ok_or(DropReason::NoSuchNode)?;
+    let (ifindex, own) = (node.ifindex, equal(&tunnel_end::<V6>(&node), &narrowed::<V6>(&ends.destination)));
+    let next_hop = if V6 { node.next_hop_v6 } else { v4_mapped(node.next_hop_v4) };
+    let mtu = if node.mtu == 0 { config.overlay_mtu } else { node.mtu };
+    *verdict = Verdict::Stack;
+    if ifindex == 0 || own || !mtu::fits::<V6, P>(packet, ip, mtu)? {
+        return rewrite::ends::<V6, P>(packet, ip, ends);
     }
     rewrite::ends::<V6, P>(packet, ip, ends)?;
-    let next_hop = if V6 { node.next_hop_v6 } else { v4_mapped(node.next_hop_v4) };
-    packet.redirect_neighbour(node.ifindex, &next_hop, V6);
-    Ok(Verdict::Neighbour)
+    packet.redirect_neighbour(ifindex, &next_hop, V6);
+    *verdict = Verdict::Neighbour;
+    Ok(())
 }
 
 /// Leaves a packet with its new ends to the host's routing.

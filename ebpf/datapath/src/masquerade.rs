@@ -29,14 +29,13 @@ const IDLE: u32 = 1;
 pub(crate) fn outgoing<const V6: bool, T: Tables>(
     config: &Config,
     tables: &mut T,
-    ip: &Ip,
     scratch: &mut Scratch,
     core: u32,
 ) -> Result<(), DropReason> {
-    scratch.ends = Ends::of(ip);
-    scratch.tuple = seen_outside(ip);
+    let ip = scratch.ip.narrowed::<V6>();
+    scratch.tuple = seen_outside(&ip);
     let tag = connection::hash(&scratch.tuple);
-    let port = match lookup::flow(config, tables, &scratch.tuple, tag, passing(ip)) {
+    let port = match lookup::flow(config, tables, &scratch.tuple, tag, passing(&ip)) {
         Some(flow) => {
             if tables.now().wrapping_sub(flow.seen) > IDLE {
                 keep::<V6, T>(config, tables, scratch, flow.source_port);

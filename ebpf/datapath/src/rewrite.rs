@@ -4,14 +4,15 @@ use diolkos_abi::address::protocol;
 use diolkos_abi::counter::DropReason;
 
 use crate::family::{Words, equal, narrowed};
-use crate::headers::{Ip, OFFSETS, Transport, hop_word_at, source_at};
+use crate::headers::{Ip, OFFSETS, hop_word_at, source_at};
 use crate::packet::{Change, Checksum, Packet};
 
 /// Offset of the checksum in a TCP header, and in a UDP header.
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
-/// How far the checksum of an ICMP echo message stands before its identifier.
+/// Offset of the checksum in an ICMP echo message, and of its identifier and sequence number.
 const ICMP_CHECKSUM: usize = 2;
+const ICMP_IDENTIFIER: usize = 4;
 
 /// The ends of a packet as they shall be.
 #[derive(Clone, Copy, Debug)]
@@ -76,20 +77,22 @@ pub(crate) fn addresses<const V6: bool, P: Packet>(
     packet.store(hop_word_at::<V6>(), [ip.hop_word, d, h]).ok_or(DropReason::RewriteFailed)
 }
 
-/// [`ends`] of an ICMP echo message, whose ports are its identifier and its sequence number.
+/// [`ends`] of an ICMP echo message, whose identifier and sequence number change as `message` says.
 #[inline(always)]
-pub(crate) fn echo<const V6: bool, P: Packet>(packet: &mut P, ip: &mut Ip, to: &Ends) -> Result<(), DropReason> {
-    let transport = ip.transport;
-    let addresses =
-        Change { from: both::<V6>(&ip.source, &ip.destination), to: both::<V6>(&to.source, &to.destination) };
+pub(crate) fn echo<const V6: bool, P: Packet>(
+    packet: &mut P,
+    ip: &mut Ip,
+    to: &Ends,
+    message: Change,
+) -> Result<(), DropReason> {
+    let change = Change { from: both::<V6>(&ip.source, &ip.destination), to: both::<V6>(&to.source, &to.destination) };
     // The checksum of ICMP knows nothing of addresses, that of ICMPv6 does.
-    let pseudo = if V6 { addresses } else { Change { from: 0, to: 0 } };
-    let (message, identifier) = (transport.at & OFFSETS, Change { from: transport.ports, to: to.ports });
+    let pseudo = if V6 { change } else { Change { from: 0, to: 0 } };
+    let at = ip.l4 & OFFSETS;
     let rules = Checksum { v6: V6, udp: false };
-    packet.fix_checksum(message - ICMP_CHECKSUM, pseudo, identifier, rules).ok_or(DropReason::RewriteFailed)?;
-    packet.store(message, [to.ports]).ok_or(DropReason::RewriteFailed)?;
-    ip.transport = Transport::remembered(transport.ports);
-    ends::<V6, P>(packet, ip, to)
+    packet.fix_checksum(at + ICMP_CHECKSUM, pseudo, message, rules).ok_or(DropReason::RewriteFailed)?;
+    packet.store(at + ICMP_IDENTIFIER, [message.to]).ok_or(DropReason::RewriteFailed)?;
+    addresses::<V6, P>(packet, ip, to, change)
 }
 
 /// Takes one off the hop limit, which is above 1.

@@ -1,0 +1,172 @@
+//! What leaves the node: packets of pods to the outside, which get the node's address, and packets of the node itself to
+//! services.
+
+use diolkos_abi::config::{Config, features};
+use diolkos_abi::conntrack::direction;
+use diolkos_abi::counter::{DropReason, Verdict};
+
+use super::echo;
+use crate::connection;
+use crate::deliver::{self, Way};
+use crate::family::{self, equal, is_own, is_service, narrowed};
+use crate::headers;
+use crate::host;
+use crate::icmp;
+use crate::lookup;
+use crate::masquerade;
+use crate::packet::Packet;
+use crate::rewrite::{self, Ends};
+use crate::tables::{Scratch, Step, Tables};
+
+/// What a packet is.
+enum Leaving {
+    /// None of ours.
+    Other,
+    /// To a port of an address of the service CIDR.
+    ToService,
+    /// Of a pod, to something that is no pod.
+    OfPod,
+    /// The same, an ICMP echo message.
+    EchoOfPod,
+    /// The same, without ports: it may be an ICMP error about a flow under the node's address.
+    ErrorOfPod,
+}
+
+/// [`super::to_netdev`] of one family.
+#[inline(always)]
+pub(super) fn leaving<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    scratch.verdict = Verdict::Untouched;
+    match classify::<V6, P, T>(config, packet, tables, &mut scratch) {
+        Leaving::Other => return Ok(Verdict::Untouched),
+        Leaving::ToService => to_service::<V6, P, T>(config, packet, tables, &mut scratch)?,
+        Leaving::OfPod => {
+            masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
+            hide::<V6, P>(packet, &mut scratch)?;
+            return Ok(Verdict::Masqueraded);
+        }
+        Leaving::EchoOfPod => {
+            masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
+            echo::replace::<V6, P>(packet, &mut scratch)?;
+            return Ok(Verdict::Masqueraded);
+        }
+        Leaving::ErrorOfPod => {
+            // What has no ports otherwise leaves as it is.
+            icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::OUTSIDE)?;
+            if scratch.verdict == Verdict::Translated {
+                return Ok(Verdict::Masqueraded);
+            }
+        }
+    }
+    Ok(scratch.verdict)
+}
+
+/// Reads a packet into the scratch.
+#[inline(never)]
+fn classify<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Leaving {
+    let Ok(mut ip) = headers::parse::<V6, P>(packet) else { return Leaving::Other };
+    if is_service::<V6>(config, &ip.destination) {
+        (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
+        return if ip.transport.known { Leaving::ToService } else { Leaving::Other };
+    }
+    let of_pod = config.features & features::MASQUERADE != 0
+        && is_own::<V6>(config, &ip.source)
+        && !is_own::<V6>(config, &ip.destination)
+        && !family::is_native::<V6>(config, &ip.destination)
+        && lookup::route::<V6, T>(config, tables, &ip.destination) == 0;
+    if !of_pod {
+        return Leaving::Other;
+    }
+    let is_echo = echo::as_flow(packet, &mut ip).known;
+    (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
+    match ip.transport.known {
+        true if is_echo => Leaving::EchoOfPod,
+        true => Leaving::OfPod,
+        false => Leaving::ErrorOfPod,
+    }
+}
+
+/// Gives a pod's packet the ends in the scratch.
+#[inline(never)]
+fn hide<const V6: bool, P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Result<(), DropReason> {
+    rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)
+}
+
+/// Translates a packet that the node's stack sends to a service: its socket was not, or has been made where no hook sees
+/// it. The stack has routed it by the service's address already, so it is sent on its way from here.
+#[inline(always)]
+fn to_service<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    choose::<V6, T>(config, tables, scratch)?;
+    match scratch.step {
+        Step::Open => host::open::<V6, T>(config, tables, scratch)?,
+        Step::KeepReply => connection::keep_reply(config, tables, scratch),
+        Step::Deliver | Step::MakeWay => {}
+    }
+    send::<V6, P, T>(config, packet, tables, scratch)
+}
+
+/// Finds what a packet of the node to the service CIDR is for.
+#[inline(never)]
+fn choose<const V6: bool, T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let ip = scratch.ip.narrowed::<V6>();
+    scratch.tuple = connection::tuple(&ip);
+    scratch.way = Way::UNKNOWN;
+    scratch.step = Step::Deliver;
+    if !ip.transport.opens() && connection::find(config, tables, &ip, scratch)? {
+        return Ok(());
+    }
+    scratch.service = lookup::service_at(tables, &ip.destination, ip.transport.destination_port(), ip.protocol);
+    if scratch.service == 0 {
+        return Err(lookup::unserved(tables, &ip.destination));
+    }
+    scratch.step = Step::Open;
+    Ok(())
+}
+
+/// Sends the packet in the scratch, which is the node's own, to where its new ends say.
+#[inline(never)]
+fn send<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let (destination, device) = (narrowed::<V6>(&scratch.ends.destination), packet.ifindex());
+    if equal(&destination, &family::node::<V6>(config)) {
+        // A backend of the node: both are behind the service's address.
+        rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)?;
+        packet.accept();
+        packet.redirect_ingress(device);
+        scratch.verdict = Verdict::Neighbour;
+        return Ok(());
+    }
+    if is_own::<V6>(config, &destination) {
+        let pod = lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
+        rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)?;
+        rewrite::macs(packet, &pod.mac, &pod.host_mac)?;
+        // Not into the pod at once: that is for packets that come in.
+        packet.redirect(pod.ifindex);
+        scratch.verdict = Verdict::Pod;
+        return Ok(());
+    }
+    scratch.verdict = deliver::to_others::<V6, P, T>(config, packet, tables, scratch)?;
+    if scratch.verdict == Verdict::Stack {
+        packet.redirect_routed(device);
+        scratch.verdict = Verdict::Neighbour;
+    }
+    Ok(())
+}
