@@ -5,18 +5,20 @@
 //! number, and no variant without content beside one that has some: the compiler would fill the gap with whatever stands
 //! in a register, and the verifier minds what that is.
 
+use diolkos_abi::address::protocol;
 use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK};
 use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
 use crate::connection;
 use crate::deliver::{self, Way};
-use crate::family::{is_own, is_service};
-use crate::headers::{self, Ip, Kind};
+use crate::family::{is_own, is_service, narrowed};
+use crate::fragment;
+use crate::headers::{self, Ip, Kind, Part};
 use crate::icmp;
 use crate::lookup;
 use crate::packet::Packet;
-use crate::rewrite::{self, Ends};
+use crate::rewrite;
 use crate::spoof;
 use crate::tables::{Scratch, Step, Tables};
 
@@ -30,7 +32,9 @@ pub fn from_container<P: Packet, T: Tables>(
     match headers::kind(packet)? {
         Kind::V4 => sent::<false, P, T>(config, packet, tables),
         Kind::V6 => sent::<true, P, T>(config, packet, tables),
-        Kind::Arp | Kind::Tagged | Kind::Other => Ok(Verdict::Untouched),
+        Kind::Arp => spoof::arp(packet, tables).map(|()| Verdict::Untouched),
+        Kind::Tagged => Err(DropReason::Tagged),
+        Kind::Other => Err(DropReason::NotIp),
     }
 }
 
@@ -93,11 +97,16 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
     believe::<V6, P, T>(packet, tables, &mut scratch)?;
-    if scratch.ip.transport.known {
-        translate::<V6, T>(config, tables, &mut scratch)?;
-    } else {
+    if V6 && scratch.ip.protocol == protocol::ICMPV6 && spoof::neighbour(packet, tables, &mut scratch)? {
+        return Ok(Verdict::Stack);
+    }
+    if !scratch.ip.transport.known {
         icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
     }
+    if scratch.ip.fragment.kind != Part::Whole {
+        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
+    }
+    translate::<V6, T>(config, tables, &mut scratch)?;
     match scratch.step {
         Step::Deliver => {}
         Step::Open => open(config, tables, &mut scratch)?,
@@ -117,27 +126,35 @@ fn believe<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<(), DropReason> {
     let ip = headers::parse::<V6, P>(packet)?;
     spoof::check::<V6, P, T>(packet, tables, &ip)?;
-    scratch.ip = ip;
-    scratch.ends = Ends::of(&ip);
-    scratch.way = Way::UNKNOWN;
-    scratch.step = Step::Deliver;
+    scratch.begin(&ip);
     Ok(())
 }
 
 /// [`to_container`] of one family.
-#[inline(never)]
+#[inline(always)]
 fn answered<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let mut ip = headers::parse::<V6, P>(packet)?;
-    let mut ends = Ends::of(&ip);
-    if reply::<T>(config, tables, &ip, &mut ends) {
-        rewrite::ends::<V6, P>(packet, &mut ip, &ends)?;
-        return Ok(Verdict::Translated);
+    let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+    read::<V6, P>(packet, &mut scratch)?;
+    if scratch.ip.fragment.kind != Part::Whole {
+        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
     }
-    Ok(Verdict::Untouched)
+    if !connection::reply::<T>(config, tables, &mut scratch) {
+        return Ok(Verdict::Untouched);
+    }
+    let Scratch { ip, ends, .. } = &mut *scratch;
+    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    Ok(Verdict::Translated)
+}
+
+/// Reads a packet that needs no belief.
+#[inline(never)]
+pub(crate) fn read<const V6: bool, P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Result<(), DropReason> {
+    scratch.begin(&headers::parse::<V6, P>(packet)?);
+    Ok(())
 }
 
 /// [`from_overlay`] of one family.
@@ -148,43 +165,31 @@ fn arrived<const V6: bool, P: Packet, T: Tables>(
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
-    match admit::<V6, P, T>(config, packet, tables, &mut scratch) {
+    read::<V6, P>(packet, &mut scratch)?;
+    match spoof::check_peer::<V6, P, T>(config, packet, tables, &mut scratch) {
         // The answer to a packet of the host's own that the device did not take.
         Err(DropReason::NoTunnel) if packet.mark() == ANSWERED_MARK => {
             packet.set_mark(0);
             packet.accept();
             return Ok(Verdict::Stack);
         }
-        admitted => admitted?,
+        checked => checked?,
     }
-    if !scratch.ip.transport.known {
-        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
-    }
-    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
-    Ok(scratch.verdict)
-}
-
-/// Reads a packet that came through the overlay device, believes it, and says what its ends become.
-#[inline(never)]
-fn admit<const V6: bool, P: Packet, T: Tables>(
-    config: &Config,
-    packet: &mut P,
-    tables: &mut T,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
-    let ip = headers::parse::<V6, P>(packet)?;
-    let tunnel = packet.tunnel().ok_or(DropReason::NoTunnel)?;
-    if tunnel.vni != config.vni {
-        return Err(DropReason::WrongVni);
-    }
-    if !is_own::<V6>(config, &ip.destination) {
+    if !is_own::<V6>(config, &narrowed::<V6>(&scratch.ip.destination)) {
         return Err(DropReason::NoSuchPod);
     }
-    scratch.ip = ip;
-    scratch.ends = Ends::of(&ip);
-    scratch.way = Way::UNKNOWN;
-    reply::<T>(config, tables, &ip, &mut scratch.ends);
-    Ok(())
+    if scratch.ip.fragment.kind != Part::Whole {
+        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
+    }
+    if scratch.ip.transport.known {
+        connection::reply::<T>(config, tables, &mut scratch);
+    } else {
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
+    }
+    // The overlay leads to this node alone: a reply that is not for a pod is for the node itself.
+    scratch.way = Way::STACK;
+    deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    Ok(scratch.verdict)
 }
 
 /// [`to_overlay`] of one family.
@@ -210,6 +215,14 @@ fn translate<const V6: bool, T: Tables>(
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     let ip = scratch.ip.narrowed::<V6>();
+    if !ip.transport.known {
+        // The ports of a service are unknown to a protocol without any.
+        return if is_service::<V6>(config, &ip.destination) {
+            Err(lookup::unserved(tables, &ip.destination))
+        } else {
+            Ok(())
+        };
+    }
     scratch.tuple = connection::tuple(&ip);
     // A segment that opens a connection selects anew, whatever an earlier connection of the same tuple left behind.
     if ip.transport.opens() {
@@ -259,10 +272,4 @@ fn classify<const V6: bool, T: Tables>(
         _ => scratch.step = Step::Open,
     }
     Ok(())
-}
-
-/// Says what the ends of a service's reply become, for its client to know it; `false` for anything else.
-#[inline(always)]
-fn reply<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, ends: &mut Ends) -> bool {
-    ip.transport.known && !ip.transport.opens() && connection::find_reply(config, tables, ip, ends)
 }

@@ -17,6 +17,7 @@ mod socket;
 
 mod icmp;
 mod spoof;
+mod fragment;
 mod connection;
 mod host;
 mod masquerade;

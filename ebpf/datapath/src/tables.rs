@@ -188,6 +188,15 @@ pub(crate) enum Step {
 }
 
 impl Scratch {
+    /// Begins with a packet whose ends do not change.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, ip: &Ip) {
+        self.ip = *ip;
+        self.ends = Ends::of(ip);
+        self.way = Way::UNKNOWN;
+        self.step = Step::Deliver;
+    }
+
     /// A scratch with something in every field, as another packet may have left it: for tests.
     #[must_use]
     pub fn soiled() -> Self {

@@ -24,7 +24,7 @@ const HEADERS: usize = 54;
 /// Offset of the TCP source port.
 const SOURCE_PORT: usize = 34;
 
-/// Size of `struct bpf_tunnel_key` as of Linux 5.10.
+/// Size of `struct bpf_tunnel_key` before Linux 6.0, where a test run cannot say whom a packet came from.
 const TUNNEL_KEY: u32 = 28;
 
 /// The program under test, one for each type of program.
@@ -107,8 +107,12 @@ pub fn tc_prepare(ctx: TcContext) -> i32 {
         if (*skb).cb[0] == 1 {
             key.tunnel_id = (*skb).cb[1];
             key.tunnel_ttl = 64;
-            key.__bindgen_anon_1.remote_ipv4 = (*skb).cb[3];
-            bpf_skb_set_tunnel_key(skb, &mut key, TUNNEL_KEY, BPF_F_ZERO_CSUM_TX.into());
+            // What is sent from is what came from, once the packet is taken for one that arrived.
+            key.__bindgen_anon_3.local_ipv4 = (*skb).cb[3];
+            let size = size_of::<bpf_tunnel_key>() as u32;
+            if bpf_skb_set_tunnel_key(skb, &mut key, size, BPF_F_ZERO_CSUM_TX.into()) != 0 {
+                bpf_skb_set_tunnel_key(skb, &mut key, TUNNEL_KEY, BPF_F_ZERO_CSUM_TX.into());
+            }
         }
         if (*skb).cb[2] != 0 && bpf_skb_change_tail(skb, (*skb).cb[2], 0) != 0 {
             return TC_ACT_OK as i32;

@@ -22,8 +22,10 @@ const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const CB: usize = 48;
 const GSO_SIZE: usize = 176;
-/// Newer kernels refuse a test run of an IPv4 packet that ends before its header does.
-const SHORTEST: usize = 14 + 20;
+/// Newer kernels refuse a test run of a packet that ends before its network header does.
+fn shortest(bytes: &[u8]) -> usize {
+    if bytes.get(12..14) == Some(&[0x86, 0xdd]) { 14 + 40 } else { 14 + 20 }
+}
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
@@ -72,9 +74,9 @@ pub fn run(program: &SchedClassifier, input: &Input) -> Result<Output, String> {
         put(CB + 12, u32::from_be_bytes(v4_of(&remote)));
     }
     let mut bytes = input.bytes.clone();
-    if bytes.len() < SHORTEST {
+    if bytes.len() < shortest(&bytes) {
         put(CB + 8, bytes.len() as u32);
-        bytes.resize(SHORTEST, 0);
+        bytes.resize(shortest(&bytes), 0);
     }
     let (mut data_out, mut context_out) = (vec![0; bytes.len() + 256], [0_u8; CONTEXT]);
     let result = program
@@ -97,7 +99,7 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
     let before = dataplane.counters();
     dataplane.fill(world, 0);
     let program = dataplane.classifier(hook.name());
-    let prepared = input.tunnel.is_some() || input.bytes.len() < SHORTEST;
+    let prepared = input.tunnel.is_some() || input.bytes.len() < shortest(&input.bytes);
     let program = if prepared { wrapper.around(program) } else { program };
     let output = match run(program, input) {
         Ok(output) => output,

@@ -1,6 +1,5 @@
 //! What holds for every packet.
 
-use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -10,10 +9,10 @@ use diolkos_datapath::Tunnel;
 use diolkos_datapath::rewrite::adjust;
 
 use crate::model::{ModelPacket, ModelTables};
-use crate::scenarios::packets::{ACK, End, Frame, SYN, SYN_ACK};
+use crate::scenarios::packets::{ACK, End, Frame, SYN, SYN_ACK, Transport, over_ipv6};
 use crate::scenarios::world::{
-    self, CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, NODE_2_TUNNEL, OVERLAY_IFINDEX, SERVER_IFINDEX, VIP, VNI,
-    World,
+    self, CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, NODE_2_TUNNEL, OVERLAY_IFINDEX, SERVER_IFINDEX, SERVER_MAC,
+    VIP, VNI, World,
 };
 use crate::scenarios::{Input, Scenario};
 
@@ -32,41 +31,51 @@ fn run(hook: Hook, tables: &mut ModelTables, input: &Input) -> (bool, ModelPacke
     (outcome.is_ok(), packet)
 }
 
-/// Both checksums of a TCP segment, computed over the whole packet, are the ones it carries.
-fn assert_checksums(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let ip = Ipv4HeaderSlice::from_slice(&bytes[14..]).unwrap();
-    prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
-    let segment = &bytes[14 + ip.slice().len()..];
-    let tcp = TcpHeaderSlice::from_slice(segment).unwrap();
-    let payload = &segment[tcp.slice().len()..];
-    prop_assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(&ip, payload).unwrap());
-    Ok(())
+/// The frame made for one family or the other.
+fn made(v6: bool, frame: &Frame) -> Vec<u8> {
+    if v6 { over_ipv6(|| frame.bytes()) } else { frame.bytes() }
+}
+
+/// A world of one family, whose service takes segments and datagrams.
+fn world_of(v6: bool, backends: &[u32]) -> World {
+    let make = || {
+        let mut world = World::serving(backends);
+        world.also_udp();
+        world
+    };
+    if v6 { over_ipv6(make) } else { make() }
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_a_hook_panic(bytes in vec(any::<u8>(), 0..120), hook in 0..4_usize) {
-        let mut tables = ModelTables::new(&World::serving(&[LOCAL, FAR]), None, false);
-        run(HOOKS[hook], &mut tables, &input(bytes, CLIENT_IFINDEX));
+        let mut tables = ModelTables::new(&world_of(false, &[LOCAL, FAR]), None, false);
+        let (passed, packet) = run(HOOKS[hook], &mut tables, &input(bytes.clone(), CLIENT_IFINDEX));
+        prop_assert!(passed || packet.bytes == bytes, "a refused packet was rewritten");
     }
 
     #[test]
-    fn no_damage_to_a_packet_makes_a_hook_panic(
-        damage in vec((0..80_usize, any::<u8>()), 0..6),
+    fn no_damage_to_a_packet_makes_a_hook_panic_or_rewrite_what_it_refuses(
+        damage in vec((0..100_usize, any::<u8>()), 0..6),
         cut in 0..80_usize,
         hook in 0..4_usize,
         options in 0..10_usize,
+        v6 in any::<bool>(),
+        udp in any::<bool>(),
+        fragment in prop_oneof![Just((0, false)), Just((0, true)), Just((9, true))],
     ) {
-        let frame = Frame { options: vec![1; options * 4], ..Frame::tcp((CLIENT, 1), VIP, ACK) };
-        let mut bytes = frame.bytes();
+        let transport = if udp { Transport::Udp } else { Transport::Tcp(ACK) };
+        let frame = Frame { options: vec![1; options * 4], transport, fragment, ..Frame::tcp((CLIENT, 1), VIP, ACK) };
+        let mut bytes = made(v6, &frame);
+        let length = bytes.len();
         for (at, value) in damage {
-            bytes[at % 70] = value;
+            bytes[at % length] = value;
         }
-        bytes.truncate(bytes.len().saturating_sub(cut));
-        let before = bytes.len();
-        let mut tables = ModelTables::new(&World::serving(&[LOCAL, FAR]), None, false);
-        let (_, packet) = run(HOOKS[hook], &mut tables, &input(bytes, CLIENT_IFINDEX));
-        prop_assert_eq!(packet.bytes.len(), before);
+        bytes.truncate(length.saturating_sub(cut));
+        let mut tables = ModelTables::new(&world_of(v6, &[LOCAL, FAR]), None, false);
+        let (passed, packet) = run(HOOKS[hook], &mut tables, &input(bytes.clone(), CLIENT_IFINDEX));
+        prop_assert_eq!(packet.bytes.len(), bytes.len());
+        prop_assert!(passed || packet.bytes == bytes, "a refused packet was rewritten");
     }
 
     #[test]
@@ -75,36 +84,36 @@ proptest! {
         options in 0..10_usize,
         payload in vec(any::<u8>(), 0..64),
         remote in any::<bool>(),
+        v6 in any::<bool>(),
+        udp in any::<bool>(),
     ) {
         let client: End = (CLIENT, port);
         let frame = |source, destination, flags| Frame {
             options: vec![1; options * 4],
             payload: payload.clone(),
+            transport: if udp { Transport::Udp } else { Transport::Tcp(flags) },
             ..Frame::tcp(source, destination, flags)
         };
-        let backend = if remote { FAR } else { LOCAL };
-        let mut tables = ModelTables::new(&World::serving(&[backend]), None, false);
-        let (passed, there) =
-            run(Hook::FromContainer, &mut tables, &input(frame(client, VIP, SYN).bytes(), CLIENT_IFINDEX));
+        let (backend, end) = if remote { (FAR, world::FAR_END) } else { (LOCAL, LOCAL_END) };
+        let mut tables = ModelTables::new(&world_of(v6, &[backend]), None, false);
+        let bytes = made(v6, &frame(client, VIP, SYN));
+        let (passed, there) = run(Hook::FromContainer, &mut tables, &input(bytes, CLIENT_IFINDEX));
         prop_assert!(passed);
-        assert_checksums(&there.bytes)?;
+        let ttl = if remote { 64 } else { 63 };
+        prop_assert_eq!(&there.bytes[14..], &made(v6, &Frame { ttl, ..frame(client, end, SYN) })[14..]);
 
-        let end = if remote { world::FAR_END } else { LOCAL_END };
-        let back = frame(end, client, SYN_ACK).bytes();
+        let back = made(v6, &Frame { from_mac: SERVER_MAC, ..frame(end, client, SYN_ACK) });
         let (hook, ifindex) =
             if remote { (Hook::FromOverlay, OVERLAY_IFINDEX) } else { (Hook::FromContainer, SERVER_IFINDEX) };
         let (passed, answered) = run(hook, &mut tables, &input(back, ifindex));
         prop_assert!(passed);
-        assert_checksums(&answered.bytes)?;
-        let expected = Frame { ttl: 63, ..frame(VIP, client, SYN_ACK) }.bytes();
-        prop_assert_eq!(&answered.bytes[14..], &expected[14..]);
+        prop_assert_eq!(&answered.bytes[14..], &made(v6, &Frame { ttl: 63, ..frame(VIP, client, SYN_ACK) })[14..]);
 
         // The next packet of the client meets the entry and the same backend.
-        let (passed, again) =
-            run(Hook::FromContainer, &mut tables, &input(frame(client, VIP, ACK).bytes(), CLIENT_IFINDEX));
+        let bytes = made(v6, &frame(client, VIP, ACK));
+        let (passed, again) = run(Hook::FromContainer, &mut tables, &input(bytes, CLIENT_IFINDEX));
         prop_assert!(passed);
-        assert_checksums(&again.bytes)?;
-        prop_assert_eq!(&again.bytes[26..38], &there.bytes[26..38]);
+        prop_assert_eq!(&again.bytes[14..], &made(v6, &Frame { ttl, ..frame(client, end, ACK) })[14..]);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod answers;
+pub mod believed;
+pub mod elsewhere;
+pub mod fragments;
 pub mod from_container;
 pub mod host_side;
 pub mod icmp;
@@ -15,12 +18,13 @@ pub mod overlay;
 pub mod packets;
 pub mod services;
 pub mod sockets;
+pub mod udp;
 pub mod wire;
 pub mod world;
 
 use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::Config;
-use diolkos_abi::conntrack::{Flow, Tuple};
+use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 
 use diolkos_datapath::Address;
@@ -66,6 +70,8 @@ pub struct Expect {
     pub tunnel: Option<(u32, Address)>,
     /// All of conntrack afterwards.
     pub flows: Vec<(Tuple, Flow)>,
+    /// All ports of packets in fragments afterwards.
+    pub fragments: Vec<(FragmentKey, Fragment)>,
 }
 
 /// Whether the sender of a refused packet is told.
@@ -99,20 +105,41 @@ pub enum Fault {
     Checksum,
     /// A tunnel key cannot be set.
     Tunnel,
+    /// Nothing: a test run cannot make the packet.
+    Elsewhere,
 }
 
-/// Every scenario of the packet hooks.
+/// Every scenario of the packet hooks: nearly all of them once for each family.
 pub fn all() -> Vec<Scenario> {
-    let mut list = from_container::all();
-    list.extend(services::all());
-    list.extend(overlay::all());
-    list.extend(host_side::all());
+    let mut list = both();
+    list.extend(packets::over_ipv6(both).into_iter().map(|scenario| {
+        let name = Box::leak(format!("{}_over_ipv6", scenario.name).into_boxed_str());
+        Scenario { name, ..scenario }
+    }));
+    list.extend(from_container::only_v4());
+    list.extend(believed::only_v4());
+    list.extend(packets::over_ipv6(believed::only_v6));
     list.extend(answers::all());
     list.extend(icmp::all());
     list.extend(mtu::all());
     list.extend(netdev::all());
     list.extend(outside::all());
     list
+}
+
+/// Of the family that is made.
+fn both() -> Vec<Scenario> {
+    [
+        from_container::all(),
+        believed::all(),
+        fragments::all(),
+        services::all(),
+        udp::all(),
+        elsewhere::all(),
+        overlay::all(),
+        host_side::all(),
+    ]
+    .concat()
 }
 
 impl Scenario {
@@ -126,6 +153,7 @@ impl Scenario {
             redirect: None,
             tunnel: None,
             flows: world.flows.clone(),
+            fragments: world.fragments.clone(),
         };
         let input = Input { bytes, ingress_ifindex, mark: 0, tunnel: None, tagged: false, gso_size: 0 };
         Self { name, hook, config: world::config(), world, input, expect, fault: None }
@@ -196,9 +224,20 @@ impl Scenario {
         self
     }
 
+    /// The ports of these packets are known afterwards.
+    pub fn remembers(mut self, fragments: &[(FragmentKey, Fragment)]) -> Self {
+        self.expect.fragments = fragments.to_vec();
+        self
+    }
+
     pub fn configured(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// A test run cannot make such a packet.
+    pub fn on_the_host_alone(self) -> Self {
+        self.faulty(Fault::Elsewhere)
     }
 
     pub fn faulty(mut self, fault: Fault) -> Self {

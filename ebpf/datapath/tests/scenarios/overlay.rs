@@ -6,10 +6,10 @@ use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use diolkos_datapath::Tunnel;
 
 use super::from_container::{FROM, at_overlay, at_server};
-use super::packets::{ACK, Frame, HOST_MAC, POD_MAC, SYN, SYN_ACK, Transport};
+use super::packets::{ACK, Frame, HOST_MAC, POD_MAC, SYN, SYN_ACK, Transport, address, over_ipv6};
 use super::world::{
-    BEFORE, CLIENT_IFINDEX, FAR, FAR_END, GATEWAY, LOST, NODE_2_MAC, NODE_2_TUNNEL, NOW, OUTSIDE, OVERLAY_IFINDEX,
-    OVERLAY_MAC, REMOTE, SERVER, SERVER_IFINDEX, VIP, VNI, World, confirmed, connection,
+    BEFORE, CLIENT, CLIENT_IFINDEX, FAR, FAR_END, GATEWAY, LOST, NODE_2_MAC, NODE_2_TUNNEL, NOW, OUTSIDE,
+    OVERLAY_IFINDEX, OVERLAY_MAC, REMOTE, SERVER, SERVER_IFINDEX, VIP, VNI, World, confirmed, connection,
 };
 use super::{Fault, Scenario};
 
@@ -54,8 +54,20 @@ fn arriving() -> Vec<Scenario> {
         .leaves(&[known[0], confirmed(connection(FROM, FAR, FAR_END, NOW)[1])]),
         arrives("a_syn_is_no_reply", World::new().with_flows(&known), opening.bytes())
             .reaches_pod(CLIENT_IFINDEX, at_client(FAR_END, &opening)),
+        through_ipv6(&data),
         arrives("the_gateway_address_takes_replies_to_the_host", World::new(), gateway.bytes()).verdict(Verdict::Stack),
     ]
+}
+
+/// From a node whose tunnel has no IPv4 end.
+fn through_ipv6(data: &Frame) -> Scenario {
+    let remote = over_ipv6(|| address(NODE_2_TUNNEL));
+    let mut world = World::new();
+    (world.nodes[0].1.tunnel_v4, world.nodes[0].1.tunnel_v6) = ([0; 4], remote);
+    let mut scenario = arrives("a_pod_is_reached_through_a_tunnel_over_ipv6", world, data.bytes())
+        .reaches_pod(SERVER_IFINDEX, at_server(data));
+    scenario.input.tunnel = Some(Tunnel { vni: VNI, remote });
+    scenario.on_the_host_alone()
 }
 
 fn refused() -> Vec<Scenario> {
@@ -67,7 +79,19 @@ fn refused() -> Vec<Scenario> {
     wrong.input.tunnel = Some(Tunnel { vni: VNI + 1, remote: v4_mapped(NODE_2_TUNNEL) });
     let mut naked = arrives("a_packet_that_came_through_no_tunnel_drops", World::new(), data.bytes());
     naked.input.tunnel = None;
+    let from = |name, frame: &Frame, remote: [u8; 4]| {
+        let mut scenario = arrives(name, World::new(), frame.bytes());
+        scenario.input.tunnel = Some(Tunnel { vni: VNI, remote: v4_mapped(remote) });
+        scenario.drops(DropReason::UnknownPeer)
+    };
+    let from_own_pod = from_node_2(Frame::tcp((CLIENT, 40_000), (SERVER, 8080), ACK));
+    let from_lost = from_node_2(Frame::tcp((LOST, 40_000), (SERVER, 8080), ACK));
+    let from_outside = from_node_2(Frame::tcp((OUTSIDE, 40_000), (SERVER, 8080), ACK));
     vec![
+        from("a_peer_that_is_no_node_drops", &data, [192, 168, 0, 99]),
+        from("a_node_speaks_for_no_pod_of_this_node", &from_own_pod, NODE_2_TUNNEL),
+        from("a_node_speaks_for_no_unknown_nodes_pod", &from_lost, NODE_2_TUNNEL),
+        from("a_node_speaks_for_nobody_outside", &from_outside, NODE_2_TUNNEL),
         wrong.drops(DropReason::WrongVni),
         naked.drops(DropReason::NoTunnel),
         arrives("no_such_pod_behind_the_overlay_drops", World::new(), stranger.bytes()).drops(DropReason::NoSuchPod),

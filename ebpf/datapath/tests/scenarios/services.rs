@@ -9,7 +9,7 @@ use super::from_container::{FROM, at_overlay, at_server, sent};
 use super::packets::{ACK, FIN_ACK, Frame, HOST_MAC, POD_MAC, RST, SYN, SYN_ACK};
 use super::world::{
     BASE, BEFORE, CLIENT_IFINDEX, FAR, FAR_END, HOST_END, HOST_NETWORK, LOCAL, LOCAL_END, NODE_2_TUNNEL, NOW, OUTSIDE,
-    SERVER_IFINDEX, SERVICE, VIP, World, confirmed, connection, forward, reply, tuple,
+    SERVER_HOST_MAC, SERVER_IFINDEX, SERVER_MAC, SERVICE, VIP, World, confirmed, connection, forward, reply, tuple,
 };
 use super::{Fault, Scenario};
 
@@ -55,10 +55,9 @@ fn opening() -> Vec<Scenario> {
     let options = Frame { options: vec![1; 12], ..syn() };
     let far_host_end = (NODE_2_TUNNEL, 9090_u16);
     let far_host = World::serving(&[FAR]).with_backend(FAR, |backend| {
-        backend.address = diolkos_abi::address::v4_mapped(far_host_end.0);
+        backend.address = super::packets::address(far_host_end.0);
         backend.port = far_host_end.1.to_be_bytes();
     });
-    let first_fragment = Frame { fragment: (0, true), ..syn() };
     let mut elsewhere = World::serving(&[LOCAL]);
     elsewhere.frontends.clear();
     elsewhere.frontend((OUTSIDE, 80), SERVICE);
@@ -85,9 +84,6 @@ fn opening() -> Vec<Scenario> {
             .leaves(&connection(FROM, FAR, far_host_end, NOW)),
         sent("ip_options_are_stepped_over", World::serving(&[LOCAL]), options.bytes())
             .reaches_pod(SERVER_IFINDEX, to_local(&options))
-            .leaves(&local_now()),
-        sent("a_first_fragment_has_ports", World::serving(&[LOCAL]), first_fragment.bytes())
-            .reaches_pod(SERVER_IFINDEX, to_local(&first_fragment))
             .leaves(&local_now()),
         sent("a_service_outside_the_service_cidr_is_found", elsewhere, external.bytes())
             .reaches_pod(SERVER_IFINDEX, to_local(&external))
@@ -221,13 +217,15 @@ fn healing() -> Vec<Scenario> {
 /// What the local backend of a service answers to a pod of this node.
 fn replies() -> Vec<Scenario> {
     let known = connection(FROM, LOCAL, LOCAL_END, BEFORE);
-    let answer = Frame::tcp(LOCAL_END, FROM, SYN_ACK);
+    let from_server =
+        |flags| Frame { from_mac: SERVER_MAC, to_mac: SERVER_HOST_MAC, ..Frame::tcp(LOCAL_END, FROM, flags) };
+    let answer = from_server(SYN_ACK);
     let at_client = |frame: &Frame| {
         Frame { source: VIP, to_mac: POD_MAC, from_mac: HOST_MAC, ttl: frame.ttl - 1, ..frame.clone() }.bytes()
     };
     let sent =
         |name, world, frame: &Frame| Scenario::new(name, Hook::FromContainer, SERVER_IFINDEX, world, frame.bytes());
-    let fin = Frame::tcp(LOCAL_END, FROM, FIN_ACK);
+    let fin = from_server(FIN_ACK);
     let (key, flow) = local_now()[1];
     vec![
         sent("the_reply_of_a_local_backend_carries_the_cluster_ip", World::new().with_flows(&known), &answer)

@@ -1,6 +1,6 @@
 //! The tables of the scenarios: one small cluster, seen from node 1.
 
-use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::address::protocol;
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Tuple, backend_word, direction, flow_flags};
 use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
@@ -8,7 +8,7 @@ use diolkos_abi::service::{
     Backend, FrontendKey, MemberKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
 };
 
-use super::packets::{End, HOST_MAC, POD_MAC};
+use super::packets::{End, HOST_MAC, POD_MAC, address, is_v6, over_ipv6};
 
 pub const CLIENT: [u8; 4] = [10, 244, 1, 10];
 pub const CLIENT_IFINDEX: u32 = 110;
@@ -79,7 +79,9 @@ impl World {
                 tunnel_v4: NODE_2_TUNNEL,
                 mac: NODE_2_MAC,
                 mtu: 1450,
+                tunnel_v6: if is_v6() { address(NODE_2_TUNNEL) } else { [0; 16] },
                 prefix_v4: [10, 244, 2, 0],
+                prefix_v6: over_ipv6(|| address([10, 244, 2, 0])),
                 ..Node::default()
             },
         ));
@@ -99,13 +101,19 @@ impl World {
         world
     }
 
-    pub fn frontend(&mut self, (address, port): End, service: u32) {
-        let key = FrontendKey::new(v4_mapped(address), port.to_be_bytes(), protocol::TCP, scope::CLUSTER);
+    pub fn frontend(&mut self, (ip, port): End, service: u32) {
+        let key = FrontendKey::new(address(ip), port.to_be_bytes(), protocol::TCP, scope::CLUSTER);
         self.frontends.push((key, frontend_word(service, key.tag(), 0)));
-        let marker = FrontendKey::new(v4_mapped(address), [0; 2], 0, scope::CLUSTER);
+        let marker = FrontendKey::new(address(ip), [0; 2], 0, scope::CLUSTER);
         if !self.frontends.iter().any(|(key, _)| *key == marker) {
             self.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));
         }
+    }
+
+    /// [`SERVICE`] is reached by datagrams too.
+    pub fn also_udp(&mut self) {
+        let key = FrontendKey::new(address(VIP.0), VIP.1.to_be_bytes(), protocol::UDP, scope::CLUSTER);
+        self.frontends.push((key, frontend_word(SERVICE, key.tag(), 0)));
     }
 
     /// Gives [`SERVICE`] a row.
@@ -116,9 +124,9 @@ impl World {
         self.slots.extend(backends.iter().enumerate().map(|(i, id)| (base + i as u32, *id)));
     }
 
-    fn backend(&mut self, id: u32, (address, port): End, node: u32) {
+    fn backend(&mut self, id: u32, (ip, port): End, node: u32) {
         let backend = Backend {
-            address: v4_mapped(address),
+            address: address(ip),
             port: port.to_be_bytes(),
             state: backend_state::ALIVE,
             generation: GENERATION,
@@ -140,12 +148,12 @@ impl World {
     }
 
     fn pod(&mut self, v4: [u8; 4], ifindex: u32, mac: [u8; 6], host_mac: [u8; 6]) {
-        let tag = address_tag(&v4_mapped(v4));
-        self.endpoints.push((v4_mapped(v4), Endpoint { tag, ifindex, mac, host_mac, ..Endpoint::default() }));
+        let tag = address_tag(&address(v4));
+        self.endpoints.push((address(v4), Endpoint { tag, ifindex, mac, host_mac, ..Endpoint::default() }));
     }
 
     fn route(&mut self, prefix: [u8; 4], node: u32) {
-        let prefix = v4_mapped(prefix);
+        let prefix = address(prefix);
         self.routes.push((RouteKey { prefix, zone: 0 }, Route { tag: address_tag(&prefix), node, ..Route::default() }));
     }
 }
@@ -161,6 +169,11 @@ pub fn config() -> Config {
         pod_cidr_v4: [10, 244, 1, 0],
         service_cidr_v4: [10, 96, 0, 0],
         service_mask_v4: [255, 255, 0, 0],
+        gateway_v6: over_ipv6(|| address(GATEWAY)),
+        route_mask_v6: [255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        pod_cidr_v6: over_ipv6(|| address([10, 244, 1, 0])),
+        service_cidr_v6: over_ipv6(|| address([10, 96, 0, 0])),
+        service_mask_v6: [255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         features: features::SET_RETVAL | features::REDIRECT_PEER,
         ..Config::EMPTY
     }
@@ -168,8 +181,8 @@ pub fn config() -> Config {
 
 pub fn tuple(source: End, destination: End) -> Tuple {
     Tuple {
-        source: v4_mapped(source.0),
-        destination: v4_mapped(destination.0),
+        source: address(source.0),
+        destination: address(destination.0),
         source_port: source.1.to_be_bytes(),
         destination_port: destination.1.to_be_bytes(),
         protocol: protocol::TCP,
@@ -194,7 +207,7 @@ pub fn reply(client: End, dialled: End, backend: u32, end: End, seen: u32) -> (T
     let flow = Flow {
         flags: flow_flags::REVERSE | flow_flags::SOURCE,
         source_port: dialled.1.to_be_bytes(),
-        source: v4_mapped(dialled.0),
+        source: address(dialled.0),
         ..entry(&key, backend, seen)
     };
     (key, flow)
