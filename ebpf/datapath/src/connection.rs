@@ -69,14 +69,14 @@ pub(crate) fn find<T: Tables>(
 }
 
 /// Says what the ends of a service's reply become, for its client to know it; `false` for anything else.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn reply<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> bool {
     let Scratch { ip, ends, .. } = scratch;
     ip.transport.known && !ip.transport.opens() && find_reply(config, tables, ip, ends)
 }
 
 /// [`find`] where only replies are translated; `false` for everything else.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn find_reply<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, ends: &mut Ends) -> bool {
     let tuple = tuple(ip);
     match lookup::flow(config, tables, &tuple, tuple.hash(), passing(ip)) {

@@ -11,8 +11,6 @@ use crate::tables::Scratch;
 /// What an echo message has beside its ends.
 #[derive(Clone, Copy)]
 pub(super) struct Echo {
-    /// It is one.
-    pub(super) known: bool,
     is_reply: bool,
     sequence: [u8; 2],
 }
@@ -34,16 +32,22 @@ pub(super) fn as_flow<P: Packet>(packet: &P, ip: &mut Ip) -> Echo {
     let (is_reply, [high, low, sequence @ ..]) = (kind == reply, second.to_ne_bytes());
     let ends = if is_reply { ports([0; 2], [high, low]) } else { ports([high, low], [0; 2]) };
     ip.transport = Transport::of_datagram(at, ends);
-    Echo { known: true, is_reply, sequence }
+    Echo { is_reply, sequence }
 }
 
 impl Echo {
-    const NONE: Self = Self { known: false, is_reply: false, sequence: [0; 2] };
+    const NONE: Self = Self { is_reply: false, sequence: [0; 2] };
 
     #[inline(always)]
     fn identifier(self, transport: &Transport) -> [u8; 2] {
         if self.is_reply { transport.destination_port() } else { transport.source_port() }
     }
+}
+
+/// The packet in the scratch is an echo message, and a flow since [`as_flow`].
+#[inline(always)]
+pub(super) fn is_one(scratch: &Scratch) -> bool {
+    matches!(scratch.ip.protocol, protocol::ICMP | protocol::ICMPV6) && scratch.ip.transport.known
 }
 
 /// Gives the echo message in the scratch its new ends; afterwards they are those of the packet.

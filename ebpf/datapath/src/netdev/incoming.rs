@@ -9,7 +9,8 @@ use super::echo;
 use crate::connection;
 use crate::deliver::{self, Way};
 use crate::family::{self, equal, is_own, narrowed};
-use crate::headers::{self, Ip};
+use crate::fragment;
+use crate::headers::{self, Ip, Part};
 use crate::icmp;
 use crate::masquerade;
 use crate::packet::Packet;
@@ -17,15 +18,16 @@ use crate::rewrite::{self, Ends};
 use crate::tables::{Scratch, Tables};
 
 /// What a packet is.
+#[derive(PartialEq, Eq)]
 enum Found {
     /// The host's.
     Other,
     /// An ICMP error, which may be about one of ours.
     Error,
-    /// An ICMP echo message to a pod.
-    Echo,
-    /// To the ends in the scratch.
-    Ours,
+    /// For this node's address, with a port that may be one of ours.
+    Node,
+    /// For a pod, from another node.
+    Pod,
 }
 
 /// [`super::from_netdev`] of one family.
@@ -37,8 +39,14 @@ pub(super) fn received<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
     scratch.verdict = Verdict::Untouched;
-    match recognise::<V6, P, T>(config, packet, tables, &mut scratch) {
-        Found::Other => return Ok(Verdict::Untouched),
+    let found = recognise::<V6, P>(config, packet, &mut scratch);
+    if found == Found::Other {
+        return Ok(Verdict::Untouched);
+    }
+    if scratch.ip.fragment.kind != Part::Whole {
+        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
+    }
+    match found {
         Found::Error => {
             // The pod may know who it talks to as a service, and the node's own packets to one left under its address.
             icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::OUTSIDE)?;
@@ -49,53 +57,53 @@ pub(super) fn received<const V6: bool, P: Packet, T: Tables>(
                 return Ok(scratch.verdict);
             }
         }
-        Found::Echo => {
-            deliver::exists::<V6, T>(config, tables, &scratch)?;
-            echo::replace::<V6, P>(packet, &mut scratch)?;
+        Found::Pod => {
+            connection::reply(config, tables, &mut scratch);
         }
-        Found::Ours => {}
+        Found::Node | Found::Other => {
+            if !returned(config, tables, &mut scratch) {
+                return Ok(Verdict::Untouched);
+            }
+        }
     }
     if !is_own::<V6>(config, &narrowed::<V6>(&scratch.ends.destination)) {
         // The answer to a packet of the node itself.
         restore::<V6, P>(packet, &mut scratch)?;
         return Ok(Verdict::Translated);
     }
+    if found == Found::Node && echo::is_one(&scratch) {
+        deliver::exists::<V6, T>(config, tables, &scratch)?;
+        echo::replace::<V6, P>(packet, &mut scratch)?;
+    }
     deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
     Ok(scratch.verdict)
 }
 
-/// Reads a packet and says what its ends become.
+/// Reads a packet into the scratch.
 #[inline(never)]
-fn recognise<const V6: bool, P: Packet, T: Tables>(
-    config: &Config,
-    packet: &mut P,
-    tables: &mut T,
-    scratch: &mut Scratch,
-) -> Found {
+fn recognise<const V6: bool, P: Packet>(config: &Config, packet: &mut P, scratch: &mut Scratch) -> Found {
     let Ok(mut ip) = headers::parse::<V6, P>(packet) else { return Found::Other };
     let for_node = equal(&ip.destination, &family::node::<V6>(config));
     let direct = config.features & features::DIRECT_ROUTING != 0 && is_own::<V6>(config, &ip.destination);
     if !for_node && !direct {
         return Found::Other;
     }
-    scratch.way = Way::UNKNOWN;
-    if icmp::is_error(packet, &ip) {
-        (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
-        return Found::Error;
-    }
-    let is_echo = for_node && echo::as_flow(packet, &mut ip).known;
-    (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
-    if direct {
-        if ip.transport.known && !ip.transport.opens() {
-            connection::find_reply(config, tables, &ip, &mut scratch.ends);
+    let is_error = icmp::is_error(packet, &ip);
+    if for_node {
+        echo::as_flow(packet, &mut ip);
+        // A fragment without ports may be of a packet that has one of ours.
+        let known = ip.transport.known || ip.fragment.kind == Part::Later;
+        let ours = ip.fragment.kind == Part::Later || masquerade::is_ours(config, ip.transport.destination_port());
+        if !is_error && !(known && ours) {
+            return Found::Other;
         }
-        return Found::Ours;
     }
-    let ours = ip.transport.known && masquerade::is_ours(config, ip.transport.destination_port());
-    if !ours || !returned(config, tables, scratch) {
-        return Found::Other;
+    (scratch.ip, scratch.ends, scratch.way) = (ip, Ends::of(&ip), Way::UNKNOWN);
+    match (is_error, for_node) {
+        (true, _) => Found::Error,
+        (false, true) => Found::Node,
+        (false, false) => Found::Pod,
     }
-    if is_echo { Found::Echo } else { Found::Ours }
 }
 
 /// Says what the ends of a packet to the node become, if it answers a pod that was masqueraded or a packet of the node to
@@ -103,6 +111,9 @@ fn recognise<const V6: bool, P: Packet, T: Tables>(
 #[inline(never)]
 fn returned<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> bool {
     let Scratch { ip, ends, .. } = scratch;
+    if !ip.transport.known {
+        return false;
+    }
     if !masquerade::incoming(config, tables, ip, ends) {
         return connection::find_reply(config, tables, ip, ends);
     }

@@ -9,7 +9,8 @@ use super::echo;
 use crate::connection;
 use crate::deliver::{self, Way};
 use crate::family::{self, equal, is_own, is_service, narrowed};
-use crate::headers;
+use crate::fragment;
+use crate::headers::{self, Part};
 use crate::host;
 use crate::icmp;
 use crate::lookup;
@@ -19,17 +20,14 @@ use crate::rewrite::{self, Ends};
 use crate::tables::{Scratch, Step, Tables};
 
 /// What a packet is.
+#[derive(PartialEq, Eq)]
 enum Leaving {
     /// None of ours.
     Other,
-    /// To a port of an address of the service CIDR.
+    /// To an address of the service CIDR.
     ToService,
     /// Of a pod, to something that is no pod.
     OfPod,
-    /// The same, an ICMP echo message.
-    EchoOfPod,
-    /// The same, without ports: it may be an ICMP error about a flow under the node's address.
-    ErrorOfPod,
 }
 
 /// [`super::to_netdev`] of one family.
@@ -41,28 +39,32 @@ pub(super) fn leaving<const V6: bool, P: Packet, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
     scratch.verdict = Verdict::Untouched;
-    match classify::<V6, P, T>(config, packet, tables, &mut scratch) {
-        Leaving::Other => return Ok(Verdict::Untouched),
-        Leaving::ToService => to_service::<V6, P, T>(config, packet, tables, &mut scratch)?,
-        Leaving::OfPod => {
-            masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
-            hide::<V6, P>(packet, &mut scratch)?;
-            return Ok(Verdict::Masqueraded);
-        }
-        Leaving::EchoOfPod => {
-            masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
-            echo::replace::<V6, P>(packet, &mut scratch)?;
-            return Ok(Verdict::Masqueraded);
-        }
-        Leaving::ErrorOfPod => {
-            // What has no ports otherwise leaves as it is.
-            icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::OUTSIDE)?;
-            if scratch.verdict == Verdict::Translated {
-                return Ok(Verdict::Masqueraded);
-            }
-        }
+    let leaving = classify::<V6, P, T>(config, packet, tables, &mut scratch);
+    if leaving == Leaving::Other {
+        return Ok(Verdict::Untouched);
     }
-    Ok(scratch.verdict)
+    if scratch.ip.fragment.kind != Part::Whole {
+        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
+    }
+    if leaving == Leaving::ToService {
+        if scratch.ip.transport.known {
+            to_service::<V6, P, T>(config, packet, tables, &mut scratch)?;
+        }
+        return Ok(scratch.verdict);
+    }
+    if !scratch.ip.transport.known {
+        // It may be an ICMP error about a flow under the node's address. What has no ports otherwise leaves as it is.
+        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::OUTSIDE)?;
+        let hidden = scratch.verdict == Verdict::Translated;
+        return Ok(if hidden { Verdict::Masqueraded } else { Verdict::Untouched });
+    }
+    masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
+    if echo::is_one(&scratch) {
+        echo::replace::<V6, P>(packet, &mut scratch)?;
+    } else {
+        hide::<V6, P>(packet, &mut scratch)?;
+    }
+    Ok(Verdict::Masqueraded)
 }
 
 /// Reads a packet into the scratch.
@@ -74,25 +76,21 @@ fn classify<const V6: bool, P: Packet, T: Tables>(
     scratch: &mut Scratch,
 ) -> Leaving {
     let Ok(mut ip) = headers::parse::<V6, P>(packet) else { return Leaving::Other };
-    if is_service::<V6>(config, &ip.destination) {
-        (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
-        return if ip.transport.known { Leaving::ToService } else { Leaving::Other };
-    }
-    let of_pod = config.features & features::MASQUERADE != 0
+    let to_service = is_service::<V6>(config, &ip.destination);
+    let of_pod = !to_service
+        && config.features & features::MASQUERADE != 0
         && is_own::<V6>(config, &ip.source)
         && !is_own::<V6>(config, &ip.destination)
         && !family::is_native::<V6>(config, &ip.destination)
         && lookup::route::<V6, T>(config, tables, &ip.destination) == 0;
-    if !of_pod {
+    if !to_service && !of_pod {
         return Leaving::Other;
     }
-    let is_echo = echo::as_flow(packet, &mut ip).known;
-    (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
-    match ip.transport.known {
-        true if is_echo => Leaving::EchoOfPod,
-        true => Leaving::OfPod,
-        false => Leaving::ErrorOfPod,
+    if of_pod {
+        echo::as_flow(packet, &mut ip);
     }
+    (scratch.ip, scratch.ends) = (ip, Ends::of(&ip));
+    if to_service { Leaving::ToService } else { Leaving::OfPod }
 }
 
 /// Gives a pod's packet the ends in the scratch.
