@@ -130,6 +130,11 @@ impl Host {
         })
     }
 
+    /// How often a hook has refused for a reason.
+    pub(crate) fn drops(&self, hook: Hook, reason: DropReason) -> u64 {
+        self.run(move |live| live.dataplane().lock().counters().unwrap()[drop_index(hook, reason) as usize])
+    }
+
     /// All refusals so far, by hook and reason, for a failed test's words.
     pub(crate) fn all_drops(&self) -> Vec<(&'static str, &'static str, u64)> {
         self.run(|live| {

@@ -11,4 +11,5 @@ mod programs;
 mod repair;
 mod restart;
 mod server;
+mod spoof;
 mod world;
