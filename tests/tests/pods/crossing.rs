@@ -8,7 +8,7 @@ use diolkos_abi::counter::{Hook, Verdict, verdict_index};
 use diolkos_agent::Routing;
 use diolkos_agent::overlay::{DEVICE, OverlayConfig};
 
-use crate::hosts::{Host, pair};
+use crate::hosts::{Host, node_v4, node_v6, pair};
 use crate::world::Sandbox;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +26,16 @@ fn pods_of_two_nodes_talk_in_both_families_through_tunnels_over_ipv4() {
 #[test]
 fn pods_of_two_nodes_talk_in_both_families_through_tunnels_over_ipv6() {
     converse(&pair(Routing::Overlay, |config| OverlayConfig { node_v4: None, ..config }));
+}
+
+#[test]
+fn pods_of_two_nodes_talk_in_both_families_without_a_tunnel() {
+    let hosts = pair(Routing::Direct, |config| config);
+    converse(&hosts);
+    assert!(!hosts[0].ip("-o link").contains(DEVICE));
+    // Past the host's routing, both ways.
+    assert!(verdicts(&hosts[0], Hook::FromContainer, Verdict::Neighbour) > 0);
+    assert!(verdicts(&hosts[0], Hook::FromNetdev, Verdict::Pod) > 0);
 }
 
 /// A pod, and the node of another pod, talk to it in both families: TCP in bulk, and datagrams.
@@ -105,6 +115,11 @@ fn datagrams(server: &Sandbox, client: &Sandbox, at: IpAddr) {
 fn the_nodes_talk_to_pods_under_their_gateway_addresses() {
     let gateways: [IpAddr; 2] = ["10.244.2.1".parse().unwrap(), "fd44:2::1".parse().unwrap()];
     talk_from_the_node(Routing::Overlay, gateways);
+}
+
+#[test]
+fn without_tunnels_the_nodes_talk_to_pods_under_their_own_addresses() {
+    talk_from_the_node(Routing::Direct, [node_v4(2).into(), node_v6(2).into()]);
 }
 
 fn talk_from_the_node(routing: Routing, sources: [IpAddr; 2]) {
