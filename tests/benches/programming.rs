@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,11 +19,9 @@ use diolkos_agent::desired::ThisNode;
 use diolkos_agent::driver::Driver;
 use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
-use diolkos_agent::source::Change;
+use diolkos_agent::source::{Change, Kind};
 use diolkos_tests::cgroup::Hierarchies;
 use diolkos_tests::figures::{Figures, Section};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -111,8 +110,8 @@ fn measure(services: u32) -> Result<Value> {
     let mut driver = node.driver()?;
     let start = Instant::now();
     driver.apply(Change::Nodes(vec![]));
-    driver.apply(Change::Services(read_all::<Service>(&objects.path().join("services"))?));
-    driver.apply(Change::Slices(read_all::<EndpointSlice>(&objects.path().join("slices"))?));
+    list(&mut driver, Kind::Services, &objects.path().join("services"), Change::Service)?;
+    list(&mut driver, Kind::Slices, &objects.path().join("slices"), Change::Slice)?;
     driver.cycle(Duration::ZERO);
     let cold = start.elapsed();
     ensure!(driver.has_synced() && driver.refusals().is_empty(), "not in sync: {:?}", driver.refusals());
@@ -197,10 +196,20 @@ fn write_objects(directory: &Path, services: u32) -> Result<()> {
     fs::write(directory.join("slices"), slices).context("write the objects")
 }
 
-fn read_all<T: k8s_openapi::serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    use std::io::BufRead as _;
-    let reader = std::io::BufReader::new(fs::File::open(path)?);
-    reader.split(b'\n').map(|line| Ok(serde_json::from_slice(&line?)?)).collect()
+/// A list as the source hands it on: object by object.
+fn list<T>(driver: &mut Driver, kind: Kind, path: &Path, change: fn(T) -> Change) -> Result<()>
+where
+    T: k8s_openapi::serde::de::DeserializeOwned,
+{
+    let mut reader = BufReader::new(fs::File::open(path)?);
+    let mut line = Vec::new();
+    driver.apply(Change::Listing(kind));
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        driver.apply(change(serde_json::from_slice(&line)?));
+        line.clear();
+    }
+    driver.apply(Change::Listed(kind));
+    Ok(())
 }
 
 fn service(index: u32) -> Value {

@@ -20,7 +20,7 @@ use crate::kubeconfig::Kubeconfig;
 use crate::status::Failure;
 use crate::wire;
 
-pub use follow::{Event, follow};
+pub use follow::{Event, Piece, follow, follow_each};
 pub use wire::patch_request::Type as PatchKind;
 
 /// A connection to an apiserver: made when it is first needed, and again when it broke. Clones share it.
@@ -212,15 +212,7 @@ impl<K: Resource> Api<K> {
 
     /// All objects and the version of the list.
     pub async fn list(&self, options: &ListOptions) -> Result<(Vec<K>, i64), Failure> {
-        let request = wire::ListRequest {
-            key: Some(self.key("", "")),
-            label_selector: options.label_selector.clone(),
-            field_selector: options.field_selector.clone(),
-            resource_version: options.resource_version.clone(),
-            omit_managed_fields: true,
-            ..Default::default()
-        };
-        let mut pages = self.wire.clone().list(timed(request)).await.map_err(Failure::from_grpc)?.into_inner();
+        let mut pages = self.pages(options).await?;
         let (mut objects, mut version) = (Vec::new(), 0);
         while let Some(page) = pages.message().await.map_err(Failure::from_grpc)? {
             version = page.resource_version;
@@ -229,6 +221,19 @@ impl<K: Resource> Api<K> {
             }
         }
         Ok((objects, version))
+    }
+
+    /// All objects, as the server sends them.
+    async fn pages(&self, options: &ListOptions) -> Result<tonic::Streaming<wire::Page>, Failure> {
+        let request = wire::ListRequest {
+            key: Some(self.key("", "")),
+            label_selector: options.label_selector.clone(),
+            field_selector: options.field_selector.clone(),
+            resource_version: options.resource_version.clone(),
+            omit_managed_fields: true,
+            ..Default::default()
+        };
+        Ok(self.wire.clone().list(timed(request)).await.map_err(Failure::from_grpc)?.into_inner())
     }
 
     pub async fn create(&self, object: &K) -> Result<K, Failure> {

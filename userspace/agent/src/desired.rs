@@ -24,11 +24,11 @@ pub use read::{Names, ServiceFacts, SliceFacts};
 pub(crate) use read::{name_of, slice_name};
 pub use refusal::{Reason, Refusal};
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service. Cheap to clone: every step of a plan says whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl std::fmt::Display for ServiceName {

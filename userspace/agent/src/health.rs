@@ -120,7 +120,13 @@ fn ready(state: &State) -> (bool, String) {
 impl From<NamedService> for ServiceId {
     fn from(named: NamedService) -> Self {
         let NamedService { id, name, port } = named;
-        Self { id, namespace: name.namespace, name: name.name, port: port.port, protocol: port.protocol }
+        Self {
+            id,
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            port: port.port,
+            protocol: port.protocol,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod ids;
 mod nodes;
 mod repair;
 mod services;
+mod sorted;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

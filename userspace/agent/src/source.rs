@@ -1,16 +1,27 @@
 //! Where the objects come from.
 
 use async_trait::async_trait;
-use diolkos_api::client::{self, Client, Event, ListOptions, Resource};
+use diolkos_api::client::{self, Client, ListOptions, Piece, Resource};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-/// A change of the objects the agent follows. The first change of each kind is the full snapshot, and so is every
-/// later one after the source lost its place; in between come single objects.
+/// The kinds of objects the agent follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Services,
+    Slices,
+    Nodes,
+}
+
+/// A change of the objects the agent follows. At first each kind comes whole, and again after the source lost its place:
+/// at once, or object by object between [`Change::Listing`] and [`Change::Listed`], so that nobody ever holds all
+/// objects. In between come single objects.
 #[derive(Clone, Debug)]
 pub enum Change {
+    Listing(Kind),
+    Listed(Kind),
     Services(Vec<Service>),
     Service(Service),
     ServiceGone(Service),
@@ -36,9 +47,9 @@ pub struct Grpc(BoxStream<'static, Change>);
 impl Grpc {
     /// Follows the objects; connects, and connects again, by itself.
     pub fn new(client: &Client) -> Self {
-        let services = follow(client, Change::Services, Change::Service, Change::ServiceGone);
-        let slices = follow(client, Change::Slices, Change::Slice, Change::SliceGone);
-        let nodes = follow(client, Change::Nodes, Change::Node, Change::NodeGone);
+        let services = follow(client, Kind::Services, Change::Service, Change::ServiceGone);
+        let slices = follow(client, Kind::Slices, Change::Slice, Change::SliceGone);
+        let nodes = follow(client, Kind::Nodes, Change::Node, Change::NodeGone);
         Self(stream::select(services, stream::select(slices, nodes)).boxed())
     }
 }
@@ -68,15 +79,16 @@ impl Source for Replay {
 
 fn follow<K: Resource>(
     client: &Client,
-    all: fn(Vec<K>) -> Change,
+    kind: Kind,
     one: fn(K) -> Change,
     gone: fn(K) -> Change,
 ) -> BoxStream<'static, Change> {
-    client::follow::<K>(client.clone(), None, ListOptions::default())
-        .map(move |event| match event {
-            Event::Restarted(objects) => all(objects),
-            Event::Applied(object) => one(object),
-            Event::Deleted(object) => gone(object),
+    client::follow_each::<K>(client.clone(), None, ListOptions::default())
+        .map(move |piece| match piece {
+            Piece::Listing => Change::Listing(kind),
+            Piece::Listed => Change::Listed(kind),
+            Piece::Applied(object) => one(object),
+            Piece::Deleted(object) => gone(object),
         })
         .boxed()
 }

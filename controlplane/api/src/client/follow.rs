@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tonic::Streaming;
 use tracing::{debug, warn};
@@ -23,6 +24,20 @@ pub enum Event<K> {
     Deleted(K),
 }
 
+/// What happened to a collection that is followed object by object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece<K> {
+    /// The whole collection follows, object by object as [`Piece::Applied`]: at first, and whenever the changes since the
+    /// last piece are not known. It can begin again before it ended.
+    Listing,
+    /// The whole collection was there: what was not in it is gone.
+    Listed,
+    /// This object is new, or changed, or part of the list.
+    Applied(K),
+    /// This object is gone; this is its last state.
+    Deleted(K),
+}
+
 /// Follows a collection for ever: lists, watches, resumes a broken watch where it was, and lists again when the server
 /// has forgotten that version. While the server is away it tries again with growing pauses, and says so in the log.
 pub fn follow<K: Resource>(
@@ -30,18 +45,45 @@ pub fn follow<K: Resource>(
     namespace: Option<String>,
     options: ListOptions,
 ) -> BoxStream<'static, Event<K>> {
+    let events = follow_each(client, namespace, options).scan(None, |list: &mut Option<Vec<K>>, piece| {
+        let event = match (piece, &mut *list) {
+            (Piece::Listing, _) => {
+                *list = Some(Vec::new());
+                None
+            }
+            (Piece::Applied(object), Some(objects)) => {
+                objects.push(object);
+                None
+            }
+            (Piece::Listed, list) => Some(Event::Restarted(list.take().unwrap_or_default())),
+            (Piece::Applied(object), None) => Some(Event::Applied(object)),
+            (Piece::Deleted(object), _) => Some(Event::Deleted(object)),
+        };
+        std::future::ready(Some(event))
+    });
+    events.filter_map(std::future::ready).boxed()
+}
+
+/// The same, object by object: the collection is never in memory as a whole.
+pub fn follow_each<K: Resource>(
+    client: Client,
+    namespace: Option<String>,
+    options: ListOptions,
+) -> BoxStream<'static, Piece<K>> {
     let follower = Follower {
         api: client.api(namespace.as_deref()),
         options,
         version: None,
+        listed: 0,
+        pages: None,
         watch: None,
         ready: VecDeque::new(),
         pause: FIRST_PAUSE,
         failing: false,
     };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await;
-        Some((event, follower))
+        let piece = follower.next().await;
+        Some((piece, follower))
     }))
 }
 
@@ -53,8 +95,11 @@ struct Follower<K> {
     options: ListOptions,
     /// The version up to which everything was delivered; `None` before the first list.
     version: Option<i64>,
+    /// The version of the list that is coming in.
+    listed: i64,
+    pages: Option<Streaming<wire::Page>>,
     watch: Option<Streaming<wire::WatchEvent>>,
-    ready: VecDeque<Event<K>>,
+    ready: VecDeque<Piece<K>>,
     /// How long to wait after the next failure.
     pause: Duration,
     /// The last attempt failed, and the log says so already.
@@ -62,13 +107,14 @@ struct Follower<K> {
 }
 
 impl<K: Resource> Follower<K> {
-    async fn next(&mut self) -> Event<K> {
+    async fn next(&mut self) -> Piece<K> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return event;
             }
             if let Err(failure) = self.step().await {
                 self.watch = None;
+                self.pages = None;
                 if failure.is_expired() {
                     debug!(kind = K::KIND, %failure, "listing again");
                     self.version = None;
@@ -79,13 +125,28 @@ impl<K: Resource> Follower<K> {
         }
     }
 
-    /// One step ahead: the list, the watch, or its next message.
+    /// One step ahead: the list or its next page, the watch or its next message.
     async fn step(&mut self) -> Result<(), Failure> {
+        if let Some(pages) = &mut self.pages {
+            match pages.message().await.map_err(Failure::from_grpc)? {
+                Some(page) => {
+                    self.listed = page.resource_version;
+                    for object in page.items {
+                        self.ready.push_back(Piece::Applied(parse(&object.json)?));
+                    }
+                }
+                None => {
+                    self.pages = None;
+                    self.version = Some(self.listed);
+                    self.recovered();
+                    self.ready.push_back(Piece::Listed);
+                }
+            }
+            return Ok(());
+        }
         let Some(version) = self.version else {
-            let (objects, version) = self.api.list(&self.options).await?;
-            self.version = Some(version);
-            self.recovered();
-            self.ready.push_back(Event::Restarted(objects));
+            self.pages = Some(self.api.pages(&self.options).await?);
+            self.ready.push_back(Piece::Listing);
             return Ok(());
         };
         let Some(watch) = &mut self.watch else {
@@ -111,8 +172,8 @@ impl<K: Resource> Follower<K> {
         let type_ = event.r#type();
         let object = event.object.unwrap_or_default();
         match type_ {
-            Type::Added | Type::Modified => self.deliver(&object, Event::Applied),
-            Type::Deleted => self.deliver(&object, Event::Deleted),
+            Type::Added | Type::Modified => self.deliver(&object, Piece::Applied),
+            Type::Deleted => self.deliver(&object, Piece::Deleted),
             Type::Bookmark => {}
             Type::Error => return Err(Failure::from_json(&object.json).unwrap_or_else(Failure::internal)),
             Type::Unspecified => return Ok(()),
@@ -123,9 +184,9 @@ impl<K: Resource> Follower<K> {
         Ok(())
     }
 
-    fn deliver(&mut self, object: &wire::Object, event: fn(K) -> Event<K>) {
+    fn deliver(&mut self, object: &wire::Object, piece: fn(K) -> Piece<K>) {
         match parse(&object.json) {
-            Ok(object) => self.ready.push_back(event(object)),
+            Ok(object) => self.ready.push_back(piece(object)),
             // It would come again and again; the others must not wait for it.
             Err(failure) => warn!(kind = K::KIND, version = object.resource_version, %failure, "skipping an object"),
         }

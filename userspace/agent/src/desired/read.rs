@@ -29,7 +29,7 @@ pub struct ServiceFacts {
 /// A port of a Service or of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortFacts {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub port: u16,
     /// [`diolkos_abi::address::protocol`].
     pub protocol: u8,
@@ -56,7 +56,7 @@ pub struct EndpointFacts {
     pub terminating: bool,
 }
 
-/// Names of nodes, each kept once: every endpoint has one.
+/// Names of nodes, ports and namespaces, each kept once: every endpoint has one.
 #[derive(Debug, Default)]
 pub struct Names(HashSet<Arc<str>>);
 
@@ -70,19 +70,22 @@ const FEW_NAMES: usize = 1024;
 impl ServiceFacts {
     /// Reads a Service; nothing for one that is not ours to serve (headless, ExternalName, another proxy's, or one that
     /// waits for its address).
-    pub fn read(object: &Service) -> Result<Option<Self>, Reason> {
+    pub fn read(object: &Service, names: &mut Names) -> Result<Option<Self>, Reason> {
         let Some(spec) = object.spec.as_ref().filter(|_| is_served(object)) else { return Ok(None) };
-        let cluster_ips = cluster_ips(spec)?;
+        let mut cluster_ips = cluster_ips(spec)?;
+        cluster_ips.shrink_to_fit();
         if cluster_ips.is_empty() {
             return Ok(None);
         }
         let ports = spec.ports.iter().flatten().map(|port| {
             let (number, protocol) = port_and_protocol(port.port, port.protocol.as_deref())?;
-            Ok(PortFacts { name: port.name.as_deref().unwrap_or_default().into(), port: number, protocol })
+            Ok(PortFacts { name: names.get(port.name.as_deref().unwrap_or_default()), port: number, protocol })
         });
+        let mut ports: Vec<PortFacts> = ports.collect::<Result<_, _>>()?;
+        ports.shrink_to_fit();
         Ok(Some(Self {
             cluster_ips,
-            ports: ports.collect::<Result<_, _>>()?,
+            ports,
             local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
             affinity: affinity(spec)?,
             unserved: unserved(spec),
@@ -109,7 +112,8 @@ impl SliceFacts {
             let Some(number) = port.port else { continue };
             match u16::try_from(number).ok().filter(|port| *port != 0) {
                 Some(port_number) => {
-                    let name = port.name.as_deref().unwrap_or_default().into();
+                    let name = names.get(port.name.as_deref().unwrap_or_default());
+                    facts.ports.reserve_exact(1);
                     facts.ports.push(PortFacts { name, port: port_number, protocol });
                 }
                 None => facts.left_out.push(Reason::BadEndpointPort(number)),
@@ -170,16 +174,16 @@ impl Names {
 /// Namespace and name of a Service.
 pub(crate) fn name_of(object: &Service) -> ServiceName {
     let (namespace, name) = names(&object.metadata);
-    ServiceName { namespace, name }
+    ServiceName { namespace: namespace.into(), name: name.into() }
 }
 
 /// Namespace and name of a slice.
-pub(crate) fn slice_name(object: &EndpointSlice) -> (String, String) {
+pub(crate) fn slice_name(object: &EndpointSlice) -> (&str, &str) {
     names(&object.metadata)
 }
 
-fn names(metadata: &ObjectMeta) -> (String, String) {
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+fn names(metadata: &ObjectMeta) -> (&str, &str) {
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
 fn is_served(object: &Service) -> bool {

@@ -53,7 +53,7 @@ fn read(slices: &[EndpointSlice]) -> Vec<SliceFacts> {
 fn desired(service: &Service, slices: &[EndpointSlice], this: &ThisNode) -> Result<DesiredService, Reason> {
     let slices = read(slices);
     let slices: Vec<&SliceFacts> = slices.iter().collect();
-    super::service(&ServiceFacts::read(service)?.unwrap(), &slices, this)
+    super::service(&ServiceFacts::read(service, &mut Names::default())?.unwrap(), &slices, this)
 }
 
 fn port(service: &Service, slices: &[EndpointSlice]) -> DesiredPort {
@@ -203,11 +203,11 @@ fn services_of_others_are_skipped_without_a_refusal() {
         json!({ "ports": [{ "port": 80 }] }),
     ];
     for spec in skipped {
-        assert_eq!(ServiceFacts::read(&object(spec.clone())), Ok(None), "{spec}");
+        assert_eq!(ServiceFacts::read(&object(spec.clone()), &mut Names::default()), Ok(None), "{spec}");
     }
     let mut labelled = web();
     labelled.metadata.labels = Some([(NOT_OURS[0].to_owned(), "other".to_owned())].into());
-    assert_eq!(ServiceFacts::read(&labelled), Ok(None));
+    assert_eq!(ServiceFacts::read(&labelled, &mut Names::default()), Ok(None));
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_node_of_two_families_has_both_pod_cidrs_and_tunnel_ends() {
 fn what_is_not_served_of_a_service_is_named() {
     let words = |mut spec: serde_json::Value| {
         spec["ports"] = json!([{ "port": 80 }]);
-        let facts = ServiceFacts::read(&object(spec)).unwrap();
+        let facts = ServiceFacts::read(&object(spec), &mut Names::default()).unwrap();
         facts.map(|facts| facts.unserved.iter().map(Reason::word).collect::<Vec<_>>()).unwrap_or_default()
     };
     assert_eq!(words(json!({ "type": "NodePort", "clusterIP": "10.96.0.1" })), ["external_traffic"]);

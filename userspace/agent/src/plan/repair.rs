@@ -68,7 +68,7 @@ impl Planner {
         let mut ours = HashSet::new();
         let mut wrong = Vec::new();
         for (name, service) in &self.services {
-            for (key, record) in &service.ports {
+            for (key, record) in service.ports.iter() {
                 ours.insert(record.id);
                 let word = rows.get(&record.id).copied().unwrap_or_default();
                 if let Some(row) = record.row.as_ref().filter(|row| !stands(row, word, &found.slots)) {

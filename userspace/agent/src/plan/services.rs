@@ -1,6 +1,6 @@
 //! Services: a changed row gets a fresh extent, written completely, then one store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use diolkos_abi::address::Address;
 use diolkos_abi::service::{FrontendKey, MemberKey, frontend_word, member_word, row_word};
 
 use super::ids::Extent;
+use super::sorted::Sorted;
 use super::{NoRoom, Operation, Owner, Planner, ServiceChange, Step, marker, ordered, removal};
 use crate::dataplane::map;
 use crate::desired::{BackendKey, DesiredPort, DesiredService, PortKey, ServiceName};
@@ -15,9 +16,9 @@ use crate::desired::{BackendKey, DesiredPort, DesiredService, PortKey, ServiceNa
 /// A service as the maps hold it.
 #[derive(Debug, Default)]
 pub(super) struct ServiceRecord {
-    pub(super) ports: BTreeMap<PortKey, PortRecord>,
+    pub(super) ports: Sorted<PortKey, PortRecord>,
     /// The addresses whose markers it has.
-    pub(super) addresses: BTreeSet<Address>,
+    pub(super) addresses: Vec<Address>,
 }
 
 /// A service port as the maps hold it.
@@ -299,7 +300,7 @@ impl Planner {
         let claimed = desired.addresses.iter().filter(|address| markers.remove(&marker(**address)));
         for address in claimed {
             self.frontends.insert(marker(*address), name.clone());
-            self.services.entry(name.clone()).or_default().addresses.insert(*address);
+            self.services.entry(name.clone()).or_default().addresses.push(*address);
         }
     }
 
@@ -362,7 +363,7 @@ impl Planner {
         let owner = Owner::Service(name.clone());
         let mut operations = self.commit_backends(desired, &reservation.backends);
         let mut service = self.services.remove(name).unwrap_or_default();
-        for address in desired.addresses.difference(&service.addresses) {
+        for address in desired.addresses.iter().filter(|address| !service.addresses.contains(address)) {
             let key = marker(*address);
             self.leftovers.stray.remove(&key);
             self.frontends.insert(key, name.clone());
@@ -371,10 +372,10 @@ impl Planner {
                 operations.push(Operation::InsertAddress { address: *address });
             }
         }
-        service.addresses.clone_from(&desired.addresses);
+        service.addresses = desired.addresses.iter().copied().collect();
         for port in reservation.ports {
             let Some(wanted) = desired.ports.get(&port.key) else { continue };
-            let record = service.ports.entry(port.key).or_insert_with(|| PortRecord::new(port.id));
+            let record = service.ports.get_or_insert_with(port.key, || PortRecord::new(port.id));
             if let Some(row) = port.row {
                 if !row.ids.is_empty() {
                     operations.push(Operation::WriteSlots { base: row.extent.base, backends: row.ids.clone() });
@@ -383,6 +384,7 @@ impl Planner {
                 let old = record.row.replace(row);
                 self.rest(old, work.now);
             }
+            record.frontends.reserve_exact(port.frontends.len());
             record.frontends.extend(&port.frontends);
             self.commit_members(record, desired.affinity, &mut operations, work);
             self.rename(record, wanted, work);

@@ -34,7 +34,7 @@ const SMALL: Capacities = Capacities {
 type Services = BTreeMap<ServiceName, DesiredService>;
 
 fn service_name(n: u8) -> ServiceName {
-    ServiceName { namespace: "default".into(), name: format!("s{n}") }
+    ServiceName { namespace: "default".into(), name: format!("s{n}").into() }
 }
 
 fn frontend(address: u8, port: u16) -> FrontendKey {
