@@ -94,7 +94,7 @@ fn recognise<const V6: bool, P: Packet>(config: &Config, packet: &mut P, scratch
         // A fragment without ports may be of a packet that has one of ours.
         let known = ip.transport.known || ip.fragment.kind == Part::Later;
         let ours = ip.fragment.kind == Part::Later || masquerade::is_ours(config, ip.transport.destination_port());
-        if !is_error && !(known && ours) {
+        if !(is_error || known && ours) {
             return Found::Other;
         }
     }
