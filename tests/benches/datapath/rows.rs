@@ -3,13 +3,17 @@
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use diolkos_abi::address::v4_mapped;
+use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::config::{Config, features};
+use diolkos_abi::conntrack::{Flow, Tuple, direction};
+use diolkos_abi::service::{Service, row_word};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::dataplane::{Dataplane, read};
-use crate::scenarios::packets::{ACK, End, Frame};
+use crate::scenarios::packets::{ACK, End, Frame, SYN, Transport};
 use crate::scenarios::world::{
-    CLIENT, CLIENT_IFINDEX, FAR, LOCAL, LOCAL_END, REMOTE, SERVER, VIP, World, config, connection, forward,
+    BASE, CLIENT, CLIENT_IFINDEX, FAR, FAR_END, HOST, LOCAL, LOCAL_END, OUTSIDE, REMOTE, SERVER, VIP, World, config,
+    connection, forward, tuple,
 };
 
 /// Room for both entries of 64 k flows and more: with one LRU list per core, the core that fills the map has only its
@@ -30,6 +34,7 @@ struct Row {
     /// A power of two.
     flows: u32,
     destination: End,
+    transport: Transport,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,32 +44,57 @@ enum Kind {
     TcPass,
     TcLookup,
     FromContainer,
+    ToNetdev,
+    /// Of flows that are not in conntrack, each once.
+    NewFromContainer,
+    NewToNetdev,
 }
 
 const ONE: u32 = 1;
 const MANY: u32 = 1 << 12;
+const NEW: u32 = 1 << 14;
 const MASS: u32 = 1 << 16;
 /// Another service, whose flows use the remote backend.
 const FAR_VIP: End = ([10, 96, 0, 11], 80);
+/// A service nobody has a flow to, with the remote backend.
+const NEW_VIP: End = ([10, 96, 0, 12], 80);
+const NEW_SERVICE: u32 = 7;
 const DIRECT: End = (SERVER, 8080);
+/// Where no service leads: the answers to it are nobody else's.
+const DIRECT_NEW: End = (SERVER, 9090);
 const DIRECT_REMOTE: End = (REMOTE, 8080);
+const WEB: End = (OUTSIDE, 443);
+const DATA: Transport = Transport::Tcp(ACK);
+const OPEN: Transport = Transport::Tcp(SYN);
 
 #[rustfmt::skip]
-const ROWS: [Row; 13] = [
-    Row { name: "xdp_pass", kind: Kind::XdpPass, flows: ONE, destination: DIRECT },
-    Row { name: "xdp_parse_lookup", kind: Kind::XdpLookup, flows: ONE, destination: DIRECT },
-    Row { name: "tc_pass", kind: Kind::TcPass, flows: ONE, destination: DIRECT },
-    Row { name: "tc_parse_lookup", kind: Kind::TcLookup, flows: ONE, destination: DIRECT },
-    Row { name: "pod_egress_direct", kind: Kind::FromContainer, flows: ONE, destination: DIRECT },
-    Row { name: "pod_egress_direct_4k", kind: Kind::FromContainer, flows: MANY, destination: DIRECT },
-    Row { name: "pod_egress_direct_64k", kind: Kind::FromContainer, flows: MASS, destination: DIRECT },
-    Row { name: "pod_egress_direct_remote", kind: Kind::FromContainer, flows: ONE, destination: DIRECT_REMOTE },
-    Row { name: "pod_egress_service", kind: Kind::FromContainer, flows: ONE, destination: VIP },
-    Row { name: "pod_egress_service_4k", kind: Kind::FromContainer, flows: MANY, destination: VIP },
-    Row { name: "pod_egress_service_64k", kind: Kind::FromContainer, flows: MASS, destination: VIP },
-    Row { name: "pod_egress_service_remote", kind: Kind::FromContainer, flows: ONE, destination: FAR_VIP },
-    Row { name: "pod_egress_service_remote_64k", kind: Kind::FromContainer, flows: MASS, destination: FAR_VIP },
+const ROWS: [Row; 19] = [
+    Row::new("xdp_pass", Kind::XdpPass, ONE, DIRECT, DATA),
+    Row::new("xdp_parse_lookup", Kind::XdpLookup, ONE, DIRECT, DATA),
+    Row::new("tc_pass", Kind::TcPass, ONE, DIRECT, DATA),
+    Row::new("tc_parse_lookup", Kind::TcLookup, ONE, DIRECT, DATA),
+    Row::new("pod_egress_direct", Kind::FromContainer, ONE, DIRECT, DATA),
+    Row::new("pod_egress_direct_4k", Kind::FromContainer, MANY, DIRECT, DATA),
+    Row::new("pod_egress_direct_64k", Kind::FromContainer, MASS, DIRECT, DATA),
+    Row::new("pod_egress_direct_remote", Kind::FromContainer, ONE, DIRECT_REMOTE, DATA),
+    Row::new("pod_egress_direct_syn", Kind::FromContainer, ONE, DIRECT_NEW, OPEN),
+    Row::new("pod_egress_service", Kind::FromContainer, ONE, VIP, DATA),
+    Row::new("pod_egress_service_4k", Kind::FromContainer, MANY, VIP, DATA),
+    Row::new("pod_egress_service_64k", Kind::FromContainer, MASS, VIP, DATA),
+    Row::new("pod_egress_service_udp", Kind::FromContainer, ONE, VIP, Transport::Udp),
+    Row::new("pod_egress_service_remote", Kind::FromContainer, ONE, FAR_VIP, DATA),
+    Row::new("pod_egress_service_remote_64k", Kind::FromContainer, MASS, FAR_VIP, DATA),
+    Row::new("pod_egress_service_new", Kind::NewFromContainer, NEW, NEW_VIP, OPEN),
+    Row::new("pod_egress_service_unknown", Kind::NewFromContainer, NEW, NEW_VIP, DATA),
+    Row::new("masquerade", Kind::ToNetdev, ONE, WEB, DATA),
+    Row::new("masquerade_new", Kind::NewToNetdev, NEW, WEB, OPEN),
 ];
+
+impl Row {
+    const fn new(name: &'static str, kind: Kind, flows: u32, destination: End, transport: Transport) -> Self {
+        Self { name, kind, flows, destination, transport }
+    }
+}
 
 /// The loaded programs.
 pub struct Rows {
@@ -104,7 +134,8 @@ impl Rows {
     /// Runs a row's program; ns of CPU time for one packet.
     pub fn run(&mut self, index: usize, repeat: u32) -> f64 {
         let row = &ROWS[index];
-        let frame = Frame { payload: vec![0; PAYLOAD], ..Frame::tcp((CLIENT, 0), row.destination, ACK) }.bytes();
+        let base = Frame::tcp((CLIENT, 0), row.destination, ACK);
+        let frame = Frame { payload: vec![0; PAYLOAD], transport: row.transport, ..base }.bytes();
         let mut headers = [0; WORDS];
         for (word, bytes) in headers.iter_mut().zip(frame.chunks_exact(4)) {
             *word = u32::from_ne_bytes(bytes.try_into().unwrap());
@@ -116,17 +147,31 @@ impl Rows {
             Kind::XdpLookup => self.run_xdp("xdp_parse_lookup", &frame, repeat),
             Kind::TcPass => self.run_baseline("tc_pass", &frame, repeat),
             Kind::TcLookup => self.run_baseline("tc_parse_lookup", &frame, repeat),
-            Kind::FromContainer => {
-                let program = self.dataplane.classifier("from_container").fd().unwrap().try_clone().unwrap();
-                let before = self.dataplane.counters();
-                let time = self.run_tc(&program, &frame, repeat, 7);
-                // Every packet was delivered: a drop is quick, and would look good.
-                let counted: Vec<u64> =
-                    self.dataplane.counters().iter().zip(before).map(|(after, before)| after - before).collect();
-                assert!(counted.contains(&u64::from(repeat)), "{}: outcomes differ: {counted:?}", row.name);
-                time
+            Kind::FromContainer => self.run_dataplane(index, "from_container", &frame, repeat),
+            Kind::ToNetdev => self.run_dataplane(index, "to_netdev", &frame, repeat),
+            Kind::NewFromContainer => {
+                self.dataplane.forget((0..row.flows as u16).flat_map(opened));
+                self.run_dataplane(index, "from_container", &frame, row.flows)
+            }
+            Kind::NewToNetdev => {
+                let outside = |tuple: &Tuple| tuple.direction == direction::OUTSIDE;
+                let known: Vec<Tuple> = self.dataplane.flows().into_keys().filter(outside).collect();
+                self.dataplane.forget(known);
+                self.run_dataplane(index, "to_netdev", &frame, row.flows)
             }
         }
+    }
+
+    fn run_dataplane(&mut self, index: usize, name: &str, frame: &[u8], repeat: u32) -> f64 {
+        let code = if name == "to_netdev" { u32::MAX } else { 7 };
+        let program = self.dataplane.classifier(name).fd().unwrap().try_clone().unwrap();
+        let before = self.dataplane.counters();
+        let time = self.run_tc(ROWS[index].name, &program, frame, repeat, code);
+        // Every packet was delivered: a drop is quick, and would look good.
+        let counted: Vec<u64> =
+            self.dataplane.counters().iter().zip(before).map(|(after, before)| after - before).collect();
+        assert!(counted.contains(&u64::from(repeat)), "{}: outcomes differ: {counted:?}", ROWS[index].name);
+        time
     }
 
     fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
@@ -142,10 +187,10 @@ impl Rows {
     fn run_baseline(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
         let program: &SchedClassifier = self.baseline.program(name).unwrap().try_into().unwrap();
         let program = program.fd().unwrap().try_clone().unwrap();
-        self.run_tc(&program, frame, repeat, u32::MAX)
+        self.run_tc(name, &program, frame, repeat, u32::MAX)
     }
 
-    fn run_tc(&mut self, program: &ProgramFd, frame: &[u8], repeat: u32, code: u32) -> f64 {
+    fn run_tc(&mut self, name: &str, program: &ProgramFd, frame: &[u8], repeat: u32, code: u32) -> f64 {
         self.tc.set(0, program, 0).unwrap();
         let wrapper: &SchedClassifier = self.baseline.program("tc_restore").unwrap().try_into().unwrap();
         let mut context = [0_u8; CONTEXT];
@@ -153,7 +198,7 @@ impl Rows {
         timed(repeat, || {
             let options =
                 TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat, ..TestRunOptions::default() };
-            assert_eq!(wrapper.test_run(options).unwrap().return_value, code, "the program refuses the packet");
+            assert_eq!(wrapper.test_run(options).unwrap().return_value, code, "{name}: the packet is refused");
         })
     }
 }
@@ -161,9 +206,25 @@ impl Rows {
 /// A service on each kind of backend, with 64 k established connections each.
 fn filled() -> Dataplane {
     let mut world = World::serving(&[LOCAL]);
+    world.also_udp();
     world.frontend(FAR_VIP, 6);
-    let mut dataplane = Dataplane::load(&config(), CONNTRACK);
+    world.frontend(NEW_VIP, NEW_SERVICE);
+    world.services.push((NEW_SERVICE, Service { row: row_word(BASE + 8, 1), ..Service::default() }));
+    world.slots.push((BASE + 8, FAR));
+    let config = Config {
+        node_v4: HOST,
+        ports_first: 4096,
+        ports_count: 60_000,
+        features: config().features | features::MASQUERADE,
+        ..config()
+    };
+    let mut dataplane = Dataplane::load(&config, CONNTRACK);
     dataplane.fill(&world, 0);
+    let datagrams = connection((CLIENT, 0), LOCAL, LOCAL_END, 1).map(|(tuple, flow)| {
+        let tuple = Tuple { protocol: protocol::UDP, ..tuple };
+        (tuple, Flow { tag: tuple.hash(), ..flow })
+    });
+    dataplane.add_flows(&datagrams);
     for port in 0..=u16::MAX {
         dataplane.add_flows(&connection((CLIENT, port), LOCAL, LOCAL_END, 1));
         let (mut tuple, mut flow) = forward((CLIENT, port), FAR, 1);
@@ -172,6 +233,11 @@ fn filled() -> Dataplane {
         dataplane.add_flows(&[(tuple, flow)]);
     }
     dataplane
+}
+
+/// What the opening of a flow to [`NEW_VIP`] leaves in conntrack.
+fn opened(port: u16) -> [Tuple; 2] {
+    [tuple((CLIENT, port), NEW_VIP), tuple(FAR_END, (CLIENT, port))]
 }
 
 fn timed(repeat: u32, run: impl FnOnce()) -> f64 {

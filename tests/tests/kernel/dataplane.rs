@@ -171,6 +171,13 @@ impl Dataplane {
         }
     }
 
+    /// Takes flows out of conntrack that may be there.
+    pub fn forget(&mut self, flows: impl IntoIterator<Item = Tuple>) {
+        for tuple in flows {
+            let _ = self.conntrack.remove(&tuple);
+        }
+    }
+
     /// Takes a world out of the maps again, and with it all of conntrack.
     pub fn clear(&mut self, world: &World, netns_cookie: u64) {
         world.frontends.iter().for_each(|(key, _)| self.frontend.remove(key).unwrap());

@@ -24,7 +24,7 @@ use retry::Retries;
 /// How often the maps are compared with what they should hold.
 pub const RESYNC: Duration = Duration::from_secs(600);
 /// Services planned and written at a time: a first sync would otherwise hold every write of the cluster in memory.
-const SERVICES_PER_PLAN: usize = 1024;
+const SERVICES_PER_PLAN: usize = 256;
 
 /// The state of the service driver: what is known, what is planned, what is due again.
 pub struct Driver {

@@ -89,6 +89,7 @@ impl Planner {
 fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Duration) -> Backends {
     let mut records = HashMap::new();
     let mut orphans = BTreeSet::new();
+    let mut orphan_until = HashMap::new();
     let mut dying = VecDeque::new();
     let mut used = BTreeSet::new();
     for (id, backend) in &found.backends {
@@ -103,8 +104,9 @@ fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Dur
         }
         let until = now + ORPHAN_LIFE;
         orphans.insert((until, key));
+        orphan_until.insert(key, until);
         let (generation, node) = (backend.generation, backend.node);
-        let record = BackendRecord { id: *id, generation, node_name: None, node, orphan_until: Some(until) };
+        let record = BackendRecord { id: *id, generation, node_name: None, node, named: 0 };
         records.insert(key, record);
     }
     Backends {
@@ -113,6 +115,7 @@ fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Dur
         records,
         named: HashMap::new(),
         orphans,
+        orphan_until,
         dying,
     }
 }

@@ -18,15 +18,17 @@ pub(super) struct Backends {
     /// The last generation of every id that was ever given out.
     pub(super) generations: HashMap<u32, u32>,
     pub(super) records: HashMap<BackendKey, BackendRecord>,
-    /// How many service ports name a backend, in their row or as draining.
+    /// How many service ports name, as draining, a backend that is not alive.
     pub(super) named: HashMap<BackendKey, u32>,
     /// Alive, named by nobody, and until when.
     pub(super) orphans: BTreeSet<(Duration, BackendKey)>,
+    /// The same by backend.
+    pub(super) orphan_until: HashMap<BackendKey, Duration>,
     /// Dead, until when, and the id.
     pub(super) dying: VecDeque<(Duration, u32)>,
 }
 
-/// A backend that is alive.
+/// A backend that is alive. There are many: what few of them have stands elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct BackendRecord {
     pub(super) id: u32,
@@ -34,7 +36,8 @@ pub(super) struct BackendRecord {
     pub(super) node_name: Option<Arc<str>>,
     /// Node id as it stands in the map.
     pub(super) node: u32,
-    pub(super) orphan_until: Option<Duration>,
+    /// How many service ports name it, in their row or as draining.
+    pub(super) named: u32,
 }
 
 impl Backends {
@@ -49,11 +52,7 @@ impl Backends {
         if id.is_none() {
             let orphans = std::mem::take(&mut self.orphans);
             self.orphans = orphans.into_iter().map(|(_, key)| (now, key)).collect();
-            for (_, key) in &self.orphans {
-                if let Some(record) = self.records.get_mut(key) {
-                    record.orphan_until = Some(now);
-                }
-            }
+            self.orphan_until.values_mut().for_each(|until| *until = now);
         }
         id
     }
@@ -62,7 +61,8 @@ impl Backends {
     pub(super) fn publish(&mut self, key: BackendKey, id: u32, node_name: Option<Arc<str>>, node: u32) -> Operation {
         let generation = self.generations.entry(id).or_default();
         *generation = generation.wrapping_add(1);
-        let record = BackendRecord { id, generation: *generation, node_name, node, orphan_until: None };
+        let named = self.named.remove(&key).unwrap_or_default();
+        let record = BackendRecord { id, generation: *generation, node_name, node, named };
         let backend = record.backend(&key);
         self.records.insert(key, record);
         Operation::SetBackend { id, backend }
@@ -87,10 +87,11 @@ impl Backends {
 
     /// A service port begins to name a backend.
     pub(super) fn name(&mut self, key: BackendKey) {
-        *self.named.entry(key).or_default() += 1;
-        if let Some(record) = self.records.get_mut(&key)
-            && let Some(until) = record.orphan_until.take()
-        {
+        match self.records.get_mut(&key) {
+            Some(record) => record.named += 1,
+            None => *self.named.entry(key).or_default() += 1,
+        }
+        if let Some(until) = self.orphan_until.remove(&key) {
             self.orphans.remove(&(until, key));
         }
     }
@@ -99,18 +100,30 @@ impl Backends {
     /// gone, and its connections with it; of another one nothing is known, so its connections go on. Datagrams move to
     /// another backend at once: they have no connection to lose.
     pub(super) fn unname(&mut self, key: BackendKey, terminating: bool, now: Duration) {
-        let Some(count) = self.named.get_mut(&key) else { return };
-        *count -= 1;
-        if *count > 0 {
+        let Some(record) = self.records.get_mut(&key) else { return self.unname_dead(&key) };
+        if record.named == 0 {
             return;
         }
-        self.named.remove(&key);
-        if let Some(record) = self.records.get_mut(&key) {
+        record.named -= 1;
+        if record.named == 0 {
             let is_over = terminating || key.protocol != protocol::TCP;
-            let until = if is_over { now } else { now + ORPHAN_LIFE };
-            record.orphan_until = Some(until);
-            self.orphans.insert((until, key));
+            self.orphan(key, if is_over { now } else { now + ORPHAN_LIFE });
         }
+    }
+
+    fn unname_dead(&mut self, key: &BackendKey) {
+        if let Some(count) = self.named.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.named.remove(key);
+            }
+        }
+    }
+
+    /// A living backend that nobody names lives until then.
+    pub(super) fn orphan(&mut self, key: BackendKey, until: Duration) {
+        self.orphan_until.insert(key, until);
+        self.orphans.insert((until, key));
     }
 
     /// Ends what is due: orphans die, and the dead are free after a quarantine.
@@ -125,6 +138,7 @@ impl Backends {
         }
         while self.orphans.first().is_some_and(|(until, _)| *until <= now) {
             let Some((_, key)) = self.orphans.pop_first() else { break };
+            self.orphan_until.remove(&key);
             let Some(record) = self.records.remove(&key) else { continue };
             let backend = Backend { state: backend_state::DEAD, ..record.backend(&key) };
             steps.push(Step::housekeeping(Operation::EndBackend { id: record.id, backend }));
@@ -143,10 +157,7 @@ impl Backends {
         let gone: Vec<_> = self.orphans.iter().filter(|(_, key)| is_gone(&key.address)).copied().collect();
         for (until, key) in gone {
             self.orphans.remove(&(until, key));
-            self.orphans.insert((now, key));
-            if let Some(record) = self.records.get_mut(&key) {
-                record.orphan_until = Some(now);
-            }
+            self.orphan(key, now);
         }
     }
 
