@@ -12,6 +12,7 @@ use crate::family::{self, Words};
 use crate::headers::{self, ETHERNET, IPV4, IPV6, Ip, Kind, Part};
 use crate::icmp;
 use crate::packet::Packet;
+use crate::rewrite;
 use crate::tables::Tables;
 use error::Message;
 
@@ -175,7 +176,7 @@ fn put_header<const V6: bool, P: Packet>(
 /// Sends the answer the way the packet came.
 #[inline(always)]
 fn send_back<P: Packet>(hook: Hook, config: &Config, packet: &mut P) -> Option<()> {
-    swap_macs(packet)?;
+    rewrite::swap_macs(packet)?;
     let ifindex = packet.ifindex();
     match hook {
         Hook::FromContainer => packet.redirect_to_pod(ifindex),
@@ -195,13 +196,4 @@ fn send_back<P: Packet>(hook: Hook, config: &Config, packet: &mut P) -> Option<(
         Hook::Connect | Hook::GetPeerName | Hook::SendMsg | Hook::RecvMsg => return None,
     }
     Some(())
-}
-
-/// Addresses the frame to the device that sent it.
-#[inline(always)]
-fn swap_macs<P: Packet>(packet: &mut P) -> Option<()> {
-    let [a, b, c] = packet.load(0)?;
-    let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]] = [a, b, c].map(u32::to_ne_bytes);
-    let words = [[b2, b3, c0, c1], [c2, c3, a0, a1], [a2, a3, b0, b1]].map(u32::from_ne_bytes);
-    packet.store(0, words)
 }

@@ -16,8 +16,9 @@ use crate::tables::{Scratch, Tables};
 const TRIES: u32 = 4;
 
 /// [`connection::open`] for a client that is the node, whose replies must find their way back to a hook: a pod sees the
-/// node's address in the pod network as its client, which its replies reach the way they came; a backend outside sees a
-/// port that only translated sources have; the node's own backend sees the service's address.
+/// node's address in the pod network as its client, which its replies reach the way they came; a backend outside, and a
+/// pod where the node has no such address, sees a port that only translated sources have; the node's own backend sees the
+/// service's address.
 #[inline(never)]
 pub(crate) fn open<const V6: bool, T: Tables>(
     config: &Config,
@@ -52,7 +53,8 @@ fn record<const V6: bool, T: Tables>(
     dice: u32,
 ) -> Result<(), DropReason> {
     let own = equal(&choice.address, &address_words(&scratch.tuple.source));
-    let pod = !own && is_pod::<V6, T>(config, tables, choice);
+    // Without an overlay the node has no address in the pod network.
+    let pod = !own && is_own::<V6>(config, &family::gateway::<V6>(config)) && is_pod::<V6, T>(config, tables, choice);
     let mut port = scratch.tuple.source_port;
     if again || !(own || pod) {
         if config.ports_count == 0 {

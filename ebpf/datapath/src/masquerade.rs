@@ -2,7 +2,8 @@
 //!
 //! A flow has a forward entry under the tuple the pod sends and a reverse entry under the tuple of the answers, both as
 //! they are seen on the outside of the node ([`direction::OUTSIDE`]): the same packet has another entry at the pod's own
-//! device. Source ports come from a range that nobody else binds, and each core has its slice of it.
+//! device. Source ports come from a range that nobody else binds, and each core tries its slice of
+//! it first.
 
 use diolkos_abi::address::{address_words, from_words};
 use diolkos_abi::config::Config;
@@ -19,6 +20,8 @@ use crate::tables::{Insert, InsertError, Scratch, Tables};
 
 /// How many source ports are tried for a new flow.
 const PORT_TRIES: u32 = 16;
+/// How many of them among the core's own ports, which no other core tries at the same time; the others are among all.
+const OWN_TRIES: u32 = 4;
 /// A step between tries that meets every port of a slice late (the golden ratio of 2^32).
 const STEP: u32 = 0x9e37_79b9;
 /// A flow without a packet for longer than this was idle, in the unit of [`Flow::seen`].
@@ -90,10 +93,12 @@ fn open<const V6: bool, T: Tables>(
         return Err(DropReason::PortsExhausted);
     }
     let first = u32::from(config.ports_first) + slice * (core % cores);
+    let all = (u32::from(config.ports_first), u32::from(config.ports_count));
     let mut hash = connection::hash(&scratch.tuple);
     let mut tries = 0;
     while tries < PORT_TRIES {
-        let port = (slot_of(hash, first, slice) as u16).to_be_bytes();
+        let (from, count) = if tries < OWN_TRIES { (first, slice) } else { all };
+        let port = (slot_of(hash, from, count) as u16).to_be_bytes();
         answer::<V6>(config, scratch, port, tables.now());
         if take(config, tables, scratch)? {
             return record::<V6, T>(config, tables, scratch, port);

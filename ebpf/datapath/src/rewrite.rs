@@ -121,6 +121,15 @@ pub(crate) fn macs<P: Packet>(packet: &mut P, to: &[u8; 6], from: &[u8; 6]) -> R
     packet.store(0, words).ok_or(DropReason::RewriteFailed)
 }
 
+/// Addresses the frame to the device that sent it.
+#[inline(always)]
+pub(crate) fn swap_macs<P: Packet>(packet: &mut P) -> Option<()> {
+    let [a, b, c] = packet.load(0)?;
+    let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]] = [a, b, c].map(u32::to_ne_bytes);
+    let words = [[b2, b3, c0, c1], [c2, c3, a0, a1], [a2, a3, b0, b1]].map(u32::from_ne_bytes);
+    packet.store(0, words)
+}
+
 /// The [`sum`] of two addresses. The constant words of v4-mapped ones cancel each other out.
 #[inline(always)]
 pub(crate) fn both<const V6: bool>(one: &Words, other: &Words) -> u32 {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::pair::{EMPTY, GONE, NODE_MTU, Pair, SERVED, UNALLOCATED, UNKNOWN, VIPS};
+use crate::pair::{BACKEND_PORT, EMPTY, GONE, NODE_MTU, Pair, SERVED, UNALLOCATED, UNKNOWN, VIPS};
 
 /// Longer than any refusal takes, shorter than any retransmission.
 const SOON: Duration = Duration::from_millis(900);
@@ -120,7 +120,7 @@ fn a_client_learns_the_mtu_of_the_servers_pod_through_service_and_overlay() {
 /// Sends more than a few full segments from the client's pod through the service, and sees them arrive.
 fn transfer(pair: &Pair, family: usize) {
     const BYTES: usize = 200_000;
-    let address = SocketAddr::new(pair.server(family), pair.served_port());
+    let address = SocketAddr::new(pair.server(family), BACKEND_PORT);
     let listener = pair.at_server(|| TcpListener::bind(address).unwrap());
     let reader = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

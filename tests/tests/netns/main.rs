@@ -6,16 +6,21 @@ mod answers;
 mod check;
 mod churn;
 mod conformance;
+mod crossing;
 #[path = "../kernel/dataplane.rs"]
 mod dataplane;
+mod direct;
 mod draining;
 mod fixture;
 mod operations;
+mod outside;
 mod packets;
 mod pair;
 mod pins;
+mod raw;
 #[path = "../../../ebpf/datapath/tests/scenarios/mod.rs"]
 mod scenarios;
 mod sweep;
+mod talk;
 mod upgrade;
 mod world;

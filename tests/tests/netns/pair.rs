@@ -1,41 +1,56 @@
 //! Two nodes with a pod each, joined by a wire and the overlay, and the loaded dataplane on both. No agent: the maps are
 //! written here.
 
+mod tables;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::config::{Config, features};
-use diolkos_abi::pod::{Endpoint, Node, Route, RouteKey, address_tag};
-use diolkos_abi::service::{
-    Backend, FrontendKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
-};
+use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::dataplane::Dataplane;
 use crate::scenarios::world::World;
-use crate::world::{ifindex, ip};
+use crate::talk;
+use crate::world::ip;
 
-/// Ports of the services' addresses: without endpoints, not served, and served by the second node's pod.
+/// Ports of the services' addresses: without endpoints and not served, and those of one backend each: the second node's
+/// pod, the first node's pod, the first node, the second node, and one that is no part of the cluster.
 pub(crate) const EMPTY: u16 = 80;
 pub(crate) const UNKNOWN: u16 = 82;
 pub(crate) const SERVED: u16 = 81;
-/// Where the second node's pod serves.
-const BACKEND_PORT: u16 = 8080;
+pub(crate) const OWN: u16 = 83;
+pub(crate) const HOST: u16 = 84;
+pub(crate) const OTHER_HOST: u16 = 85;
+pub(crate) const FAR: u16 = 86;
+/// Where all of them serve.
+pub(crate) const BACKEND_PORT: u16 = 8080;
 /// A service's address, one that no service has, and one of the second node that no pod has; of each family.
 pub(crate) const VIPS: [IpAddr; 2] = [v4(10, 96, 10), v6(0xfd96, 0x10)];
 pub(crate) const UNALLOCATED: [IpAddr; 2] = [v4(10, 96, 11), v6(0xfd96, 0x11)];
 pub(crate) const GONE: [IpAddr; 2] = [pod(2, 77)[0], pod(2, 77)[1]];
 /// What the way to the second node takes, when a test wants it to take less than the pods.
 pub(crate) const NODE_MTU: u16 = 1300;
+/// What the way takes that leads through the outside to [`BEYOND`].
+pub(crate) const NARROW: u16 = 1280;
+/// Addresses of the outside: one for all, one that knows pods by their own address, and one behind a narrow way.
+pub(crate) const OUTSIDE: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), v6(0xfd51, 9)];
+pub(crate) const NATIVE: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 9)), v6(0xfd18, 9)];
+pub(crate) const BEYOND: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), v6(0xfd03, 9)];
+/// First port of translated sources, up to the last one there is.
+pub(crate) const PORTS_FIRST: u16 = 61_000;
 
-const PODS_MTU: u16 = 1450;
-const VNI: u32 = 1;
-/// Number of the second node in the tables of the first, and the other way round.
-const OTHER: u32 = 2;
+/// What is different about two nodes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// They reach each other's pods as neighbours, without an overlay.
+    pub(crate) direct: bool,
+    /// Behind the first node is an outside, which has no route to pods.
+    pub(crate) outside: bool,
+}
 
 const fn v4(a: u8, b: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, 0, d))
@@ -46,21 +61,14 @@ const fn v6(first: u16, last: u16) -> IpAddr {
 }
 
 /// Address `host` in the pod CIDRs of a node.
-const fn pod(node: u8, host: u8) -> [IpAddr; 2] {
+pub(crate) const fn pod(node: u8, host: u8) -> [IpAddr; 2] {
     let v6 = Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, host as u16);
     [IpAddr::V4(Ipv4Addr::new(10, 244, node, host)), IpAddr::V6(v6)]
 }
 
-/// The pod CIDRs of a node.
-fn prefixes(node: u8) -> [[u8; 16]; 2] {
-    pod(node, 0).map(mapped)
-}
-
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4_mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
+/// The addresses of a node.
+pub(crate) const fn node(number: u8) -> [IpAddr; 2] {
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)), v6(0xfd02, number as u16)]
 }
 
 const fn overlay_mac(node: u8) -> [u8; 6] {
@@ -80,10 +88,10 @@ fn written(mac: [u8; 6]) -> String {
 }
 
 /// A network namespace, gone with its last process and this.
-struct Namespace(File);
+pub(crate) struct Namespace(File);
 
 impl Namespace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let file = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root: it makes network namespaces");
             File::open("/proc/thread-self/ns/net").unwrap()
@@ -91,7 +99,7 @@ impl Namespace {
         Self(file.join().unwrap())
     }
 
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
@@ -108,26 +116,58 @@ impl Namespace {
 }
 
 /// One node and its pod.
-struct Half {
-    node: Namespace,
-    pod: Namespace,
+pub(crate) struct Half {
+    pub(crate) node: Namespace,
+    pub(crate) pod: Namespace,
     dataplane: RefCell<Dataplane>,
     world: RefCell<World>,
 }
 
 /// The client's pod is on the first node, the server's on the second.
 pub(crate) struct Pair {
-    first: Half,
-    second: Half,
+    pub(crate) first: Half,
+    pub(crate) second: Half,
+    /// The outside, and what is beyond it.
+    pub(crate) outside: [Namespace; 2],
+    setup: Setup,
+}
+
+impl Setup {
+    /// What pods' devices take.
+    fn pods_mtu(self) -> u16 {
+        if self.direct { 1500 } else { 1450 }
+    }
 }
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        let nodes = [Namespace::new(), Namespace::new()];
-        let other = nodes[1].path();
-        nodes[0].inside(|| ip(&format!("link add wire type veth peer name wire netns {other}")));
-        let [one, two] = nodes;
-        Self { first: Half::new(1, one), second: Half::new(2, two) }
+        Self::with(Setup::default())
+    }
+
+    pub(crate) fn with(setup: Setup) -> Self {
+        let [one, two, outside, beyond] = [(); 4].map(|()| Namespace::new());
+        let other = two.path();
+        one.inside(|| ip(&format!("link add wire type veth peer name wire netns {other}")));
+        if setup.outside {
+            one.inside(|| ip(&format!("link add uplink type veth peer name uplink netns {}", outside.path())));
+            outside.inside(|| ip(&format!("link add narrow type veth peer name narrow netns {}", beyond.path())));
+            outside.inside(prepare_outside);
+            beyond.inside(prepare_beyond);
+        }
+        let [first, second] = [Half::new(1, one, setup), Half::new(2, two, setup)];
+        Self { first, second, outside: [outside, beyond], setup }
+    }
+
+    /// Starts servers on both nodes, in their pods, and where there is an outside.
+    pub(crate) fn serve(&self) {
+        for (number, half) in [(1, &self.first), (2, &self.second)] {
+            talk::serve(&half.node, &node(number));
+            talk::serve(&half.pod, &pod(number, 10));
+        }
+        if self.setup.outside {
+            talk::serve(&self.outside[0], &[OUTSIDE, NATIVE].concat());
+            talk::serve(&self.outside[1], &BEYOND);
+        }
     }
 
     pub(crate) fn at_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
@@ -140,10 +180,6 @@ impl Pair {
 
     pub(crate) fn server(&self, family: usize) -> IpAddr {
         pod(2, 10)[family]
-    }
-
-    pub(crate) fn served_port(&self) -> u16 {
-        BACKEND_PORT
     }
 
     /// The way to the second node takes `node` bytes, the server's pod `pod` bytes; 0 for any number.
@@ -184,15 +220,33 @@ impl Pair {
 }
 
 impl Half {
-    fn new(number: u8, node: Namespace) -> Self {
+    fn new(number: u8, node: Namespace, setup: Setup) -> Self {
         let pod = Namespace::new();
-        node.inside(|| prepare_node(number, &pod));
+        node.inside(|| prepare_node(number, &pod, setup));
         pod.inside(|| prepare_pod(number));
-        let (config, world) = node.inside(|| (config(number), world(number)));
-        let mut dataplane = Dataplane::load(&config, 1024);
+        let (config, world) = node.inside(|| (tables::config(number, setup), tables::world(number, setup)));
+        let mut dataplane = Dataplane::load(&config, 1 << 14);
         dataplane.fill(&world, 0);
-        node.inside(|| attach(&mut dataplane));
+        node.inside(|| attach(&mut dataplane, number, setup));
         Self { node, pod, dataplane: RefCell::new(dataplane), world: RefCell::new(world) }
+    }
+
+    /// How often a hook came to a verdict.
+    pub(crate) fn verdicts(&self, hook: Hook, verdict: Verdict) -> u64 {
+        self.dataplane.borrow().counters()[verdict_index(hook, verdict) as usize]
+    }
+
+    /// All refusals so far, by hook and reason, for a failed test's words.
+    pub(crate) fn all_drops(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counters = self.dataplane.borrow().counters();
+        let all = Hook::ALL.into_iter().flat_map(|hook| DropReason::ALL.map(|reason| (hook, reason)));
+        let counted = all.map(|(hook, reason)| (hook, reason, counters[drop_index(hook, reason) as usize]));
+        counted.filter(|(.., count)| *count > 0).map(|(hook, reason, n)| (hook.name(), reason.name(), n)).collect()
+    }
+
+    /// How often a hook refused for a reason.
+    pub(crate) fn drops(&self, hook: Hook, reason: DropReason) -> u64 {
+        self.dataplane.borrow().counters()[drop_index(hook, reason) as usize]
     }
 
     /// Changes the tables.
@@ -204,28 +258,87 @@ impl Half {
     }
 }
 
-/// The wire, the overlay device, the pod's veth pair and the routes of a node.
-fn prepare_node(number: u8, of_pod: &Namespace) {
+/// The wire, the way to the other node's pods, the pod's veth pair and the routes of a node.
+fn prepare_node(number: u8, of_pod: &Namespace, setup: Setup) {
     for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
     }
     std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0").unwrap();
     ip("link set lo up");
-    ip(&format!("addr add 192.0.2.{number}/24 dev wire"));
+    let [own_v4, own_v6] = node(number);
+    ip(&format!("addr add {own_v4}/24 dev wire"));
+    ip(&format!("addr add {own_v6}/64 dev wire nodad"));
     ip("link set wire up");
-    ip(&format!("link add overlay address {} type vxlan external dstport 4789", written(overlay_mac(number))));
-    ip(&format!("link set overlay mtu {PODS_MTU} arp off up"));
     let (host, peer) = (written(host_mac(number)), written(pod_mac(number)));
+    let mtu = setup.pods_mtu();
     ip(&format!(
-        "link add pod address {host} mtu {PODS_MTU} type veth peer name eth0 address {peer} mtu {PODS_MTU} netns {}",
+        "link add pod address {host} mtu {mtu} type veth peer name eth0 address {peer} mtu {mtu} netns {}",
         of_pod.path()
     ));
     ip("link set pod up");
-    let [gateways, pods] = [pod(number, 1), pod(number, 10)];
-    for (gateway, pod) in gateways.into_iter().zip(pods) {
-        ip(&format!("addr add {gateway} dev overlay nodad"));
-        ip(&format!("route add {pod} dev pod"));
-        ip(&format!("neigh add {pod} lladdr {peer} nud permanent dev pod"));
+    let [gateways, pods, others, sources] = [pod(number, 1), pod(number, 10), node(3 - number), node(number)];
+    if !setup.direct {
+        ip(&format!("link add overlay address {} type vxlan external dstport 4789", written(overlay_mac(number))));
+        ip(&format!("link set overlay mtu {mtu} arp off up"));
+    }
+    for family in [0, 1] {
+        let (other, length) = (pod(3 - number, 0)[family], [24, 64][family]);
+        if setup.direct {
+            ip(&format!("route add {other}/{length} via {} src {}", others[family], sources[family]));
+        } else {
+            ip(&format!("addr add {} dev overlay nodad", gateways[family]));
+            ip(&format!("route add {other}/{length} dev overlay src {}", gateways[family]));
+        }
+        ip(&format!("route add {} dev pod", pods[family]));
+        ip(&format!("neigh add {} lladdr {peer} nud permanent dev pod", pods[family]));
+    }
+    if setup.outside && number == 1 {
+        prepare_uplink();
+    } else {
+        ip(&format!("route add default via {} src {own_v4}", others[0]));
+        ip(&format!("-6 route add default via {} src {own_v6}", others[1]));
+    }
+}
+
+const UPLINK_MAC: &str = "02:cc:00:00:00:01";
+const OUTSIDE_MAC: &str = "02:cc:00:00:00:02";
+const NARROW_MAC: &str = "02:cc:00:00:00:03";
+
+/// The first node's way to the outside. It holds none of the node's addresses of its own.
+fn prepare_uplink() {
+    ip(&format!("link set uplink address {UPLINK_MAC} up"));
+    for (family, to) in OUTSIDE.iter().enumerate() {
+        ip(&format!("neigh add {to} lladdr {OUTSIDE_MAC} nud permanent dev uplink"));
+        ip(&format!("route add {to} dev uplink src {}", node(1)[family]));
+        ip(&format!("{} route add default via {to} src {}", ["-4", "-6"][family], node(1)[family]));
+    }
+}
+
+/// The outside: it knows the first node, and the way beyond.
+fn prepare_outside() {
+    for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
+    }
+    ip("link set lo up");
+    ip(&format!("link set uplink address {OUTSIDE_MAC} up"));
+    ip(&format!("link set narrow address {NARROW_MAC} mtu {NARROW} up"));
+    for family in [0, 1] {
+        ip(&format!("addr add {} dev uplink nodad", OUTSIDE[family]));
+        ip(&format!("addr add {} dev uplink nodad", NATIVE[family]));
+        ip(&format!("neigh add {} lladdr {UPLINK_MAC} nud permanent dev uplink", node(1)[family]));
+        ip(&format!("route add {} dev uplink src {}", node(1)[family], OUTSIDE[family]));
+        ip(&format!("route add {} dev narrow", BEYOND[family]));
+    }
+}
+
+fn prepare_beyond() {
+    ip("link set lo up");
+    ip(&format!("link set narrow mtu {NARROW} up"));
+    for family in [0, 1] {
+        ip(&format!("neigh add {} lladdr {NARROW_MAC} nud permanent dev narrow", OUTSIDE[family]));
+        ip(&format!("addr add {} dev narrow nodad", BEYOND[family]));
+        ip(&format!("route add {} dev narrow", OUTSIDE[family]));
+        ip(&format!("route add {} via {} src {}", node(1)[family], OUTSIDE[family], BEYOND[family]));
     }
 }
 
@@ -242,102 +355,18 @@ fn prepare_pod(number: u8) {
     ip("-6 route add default via fe80::1 dev eth0");
 }
 
-/// The constants of a node, in its network namespace.
-fn config(number: u8) -> Config {
-    let [gateway_v4, gateway_v6] = pod(number, 1).map(mapped);
-    let [pod_cidr_v4, pod_cidr_v6] = prefixes(number);
-    let last = |address: [u8; 16]| [address[12], address[13], address[14], address[15]];
-    let mut half = [0xff; 16];
-    half[8..].fill(0);
-    Config {
-        overlay_ifindex: ifindex("overlay"),
-        vni: VNI,
-        overlay_mac: overlay_mac(number),
-        gateway_v4: last(gateway_v4),
-        gateway_v6,
-        pod_cidr_v4: last(pod_cidr_v4),
-        pod_cidr_v6,
-        route_mask_v4: [255, 255, 255, 0],
-        route_mask_v6: half,
-        service_cidr_v4: [10, 96, 0, 0],
-        service_mask_v4: [255, 255, 0, 0],
-        service_cidr_v6: mapped(v6(0xfd96, 0)),
-        service_mask_v6: half,
-        node_v4: [192, 0, 2, number],
-        features: features::SET_RETVAL | features::REDIRECT_PEER,
-        ..Config::EMPTY
-    }
-}
-
-/// The tables of a node, in its network namespace.
-fn world(number: u8) -> World {
-    let other = 3 - number;
-    let [prefix_v4, prefix_v6] = prefixes(other);
-    let mut world = World::default();
-    for address in pod(number, 10).map(mapped) {
-        let endpoint = Endpoint {
-            tag: address_tag(&address),
-            ifindex: ifindex("pod"),
-            mac: pod_mac(number),
-            host_mac: host_mac(number),
-            ..Endpoint::default()
-        };
-        world.endpoints.push((address, endpoint));
-    }
-    let node = Node {
-        tunnel_v4: [192, 0, 2, other],
-        mac: overlay_mac(other),
-        prefix_v4: [prefix_v4[12], prefix_v4[13], prefix_v4[14], prefix_v4[15]],
-        prefix_v6,
-        ..Node::default()
-    };
-    world.nodes.push((OTHER, node));
-    for prefix in prefixes(other) {
-        let route = Route { tag: address_tag(&prefix), node: OTHER, ..Route::default() };
-        world.routes.push((RouteKey { prefix, zone: 0 }, route));
-    }
-    add_services(&mut world, if number == 1 { OTHER } else { 0 });
-    world
-}
-
-/// For each family and protocol a service without endpoints, and one whose backend lives on `node`.
-fn add_services(world: &mut World, node: u32) {
-    for (family, vip) in VIPS.map(mapped).into_iter().enumerate() {
-        let marker = FrontendKey::new(vip, [0; 2], 0, scope::CLUSTER);
-        world.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));
-        for (kind, protocol) in [protocol::TCP, protocol::UDP].into_iter().enumerate() {
-            let id = (family * 2 + kind + 1) as u32;
-            let mut frontend = |port: u16, service| {
-                let key = FrontendKey::new(vip, port.to_be_bytes(), protocol, scope::CLUSTER);
-                world.frontends.push((key, frontend_word(service, key.tag(), 0)));
-            };
-            frontend(EMPTY, 10 + id);
-            frontend(SERVED, id);
-            world.services.push((id, Service { row: row_word(id, 1), ..Service::default() }));
-            world.slots.push((id, id));
-            let backend = Backend {
-                address: mapped(pod(2, 10)[family]),
-                port: BACKEND_PORT.to_be_bytes(),
-                state: backend_state::ALIVE,
-                generation: 1,
-                node,
-                protocol,
-                ..Backend::default()
-            };
-            world.backends.push((id, backend));
-        }
-    }
-}
-
 /// Puts the packet programs on the node's devices.
-fn attach(dataplane: &mut Dataplane) {
-    for (program, device, side) in [
-        ("from_container", "pod", TcAttachType::Ingress),
-        ("to_container", "pod", TcAttachType::Egress),
-        ("from_overlay", "overlay", TcAttachType::Ingress),
-        ("to_overlay", "overlay", TcAttachType::Egress),
-    ] {
-        let program: &mut SchedClassifier = dataplane.ebpf.program_mut(program).unwrap().try_into().unwrap();
-        program.attach(device, side).unwrap_or_else(|error| panic!("{device}: {error}"));
+fn attach(dataplane: &mut Dataplane, number: u8, setup: Setup) {
+    let overlay = if setup.direct { None } else { Some("overlay") };
+    let uplink = if setup.outside && number == 1 { Some("uplink") } else { None };
+    for (name, device) in
+        [("container", Some("pod")), ("overlay", overlay), ("netdev", Some("wire")), ("netdev", uplink)]
+    {
+        let Some(device) = device else { continue };
+        for (way, side) in [("from", TcAttachType::Ingress), ("to", TcAttachType::Egress)] {
+            let program = dataplane.ebpf.program_mut(&format!("{way}_{name}")).unwrap();
+            let program: &mut SchedClassifier = program.try_into().unwrap();
+            program.attach(device, side).unwrap_or_else(|error| panic!("{device}: {error}"));
+        }
     }
 }

@@ -147,7 +147,7 @@ fn send<const V6: bool, P: Packet, T: Tables>(
     if equal(&destination, &family::node::<V6>(config)) {
         // A backend of the node: both are behind the service's address.
         rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)?;
-        packet.accept();
+        rewrite::swap_macs(packet).ok_or(DropReason::RewriteFailed)?;
         packet.redirect_ingress(device);
         scratch.verdict = Verdict::Neighbour;
         return Ok(());

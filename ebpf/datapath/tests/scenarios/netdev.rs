@@ -143,6 +143,10 @@ fn taken(key: &Tuple, count: u32) -> Vec<(Tuple, Flow)> {
 fn exhausted() -> Vec<Scenario> {
     let (syn, key) = (Frame::tcp(FROM, WEB, SYN), outside(FROM, WEB, 6));
     let third = masqueraded(key, port(&key, 2));
+    // Two ports a core, and all of the cores that this may run on are taken.
+    const CORES: u32 = PORTS_COUNT as u32 / 2;
+    let other = outside(([10, 244, 1, 99], 1000), WEB, 6);
+    let own: Vec<_> = (PORTS_FIRST..PORTS_FIRST + 200).map(|port| masqueraded(other, port)[1]).collect();
     vec![
         leaves("a_port_that_is_taken_is_passed_over", World::new().with_flows(&taken(&key, 2)), &syn)
             .becomes(Verdict::Masqueraded, out(&Frame { source: (HOST, port(&key, 2)), ..syn.clone() }))
@@ -150,6 +154,10 @@ fn exhausted() -> Vec<Scenario> {
         leaves("when_every_port_is_taken_the_packet_drops", World::new().with_flows(&taken(&key, 16)), &syn)
             .drops(DropReason::PortsExhausted)
             .leaves(&taken(&key, 16)),
+        leaves("a_core_without_a_port_takes_one_of_another_core", World::new().with_flows(&own), &syn)
+            .configured(|config| config.cores = CORES)
+            .becomes(Verdict::Masqueraded, out(&Frame { source: (HOST, port(&key, 4)), ..syn.clone() }))
+            .leaves(&[own.clone(), masqueraded(key, port(&key, 4)).to_vec()].concat()),
         leaves("without_ports_nothing_is_masqueraded", World::new(), &syn)
             .configured(|config| config.ports_count = 0)
             .drops(DropReason::PortsExhausted),
@@ -258,7 +266,15 @@ fn services() -> Vec<Scenario> {
         .redirected(
             Verdict::Neighbour,
             Redirect::Ingress(UPLINK),
-            out(&Frame { source: (VIP.0, PROCESS.1), destination: HOST_END, ..syn.clone() }),
+            // To the device it would have left by: a frame for another one is not taken.
+            Frame {
+                to_mac: UPLINK_MAC,
+                from_mac: ROUTER_MAC,
+                source: (VIP.0, PROCESS.1),
+                destination: HOST_END,
+                ..syn.clone()
+            }
+            .bytes(),
         )
         .leaves(&itself),
         leaves("a_packet_of_the_node_to_a_service_reaches_another_host", other, &syn)
@@ -321,7 +337,23 @@ fn direct() -> Vec<Scenario> {
     let from_far = Frame::tcp((REMOTE, 5000), LOCAL_END, ACK);
     let at_server = Frame { to_mac: SERVER_MAC, from_mac: SERVER_HOST_MAC, ttl: 63, ..from_far.clone() };
     let lost = Frame { destination: ([10, 244, 1, 250], 80), ..from_far.clone() };
+    let dialled = Frame::tcp(PROCESS, VIP, SYN);
+    let turned = slot_of(tuple(PROCESS, VIP).hash(), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16;
+    let at_backend = Frame {
+        to_mac: SERVER_MAC,
+        from_mac: SERVER_HOST_MAC,
+        source: (HOST, turned),
+        destination: LOCAL_END,
+        ..dialled.clone()
+    };
     vec![
+        leaves("a_pod_sees_the_nodes_own_address_where_it_has_none_among_pods", World::serving(&[LOCAL]), &dialled)
+            .configured(|config| {
+                routed(config);
+                (config.gateway_v4, config.gateway_v6) = ([0; 4], [0; 16]);
+            })
+            .redirected(Verdict::Pod, Redirect::Device(SERVER_IFINDEX), at_backend.bytes())
+            .leaves(&hidden(LOCAL, LOCAL_END, (HOST, turned))),
         Scenario::new(
             "direct_routing_sends_to_the_neighbour",
             Hook::FromContainer,

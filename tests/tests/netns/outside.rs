@@ -1,0 +1,163 @@
+//! Pods and what is no part of the cluster: it has no route to them, and sees them under their node's address.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use diolkos_abi::counter::{Hook, Verdict};
+use diolkos_tests::eventually;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+use crate::pair::{
+    BACKEND_PORT, BEYOND, FAR, HOST, NARROW, NATIVE, OTHER_HOST, OUTSIDE, PORTS_FIRST, Pair, Setup, VIPS, node, pod,
+};
+use crate::talk::{self, Place};
+
+fn for_each_family(test: impl Fn(&Pair, usize)) {
+    static PLACE: Place = Place::new();
+    let make = || Pair::with(Setup { outside: true, ..Setup::default() });
+    talk::for_each_family(&PLACE, make, test);
+}
+
+/// The node's address, with a port that only masqueraded packets have.
+fn assert_masqueraded(seen: SocketAddr, family: usize) {
+    assert_eq!(seen.ip(), node(1)[family]);
+    assert!(seen.port() >= PORTS_FIRST, "{seen}");
+}
+
+#[test]
+fn the_outside_sees_a_pod_under_its_nodes_address_and_answers_it() {
+    for_each_family(|pair, family| {
+        for to in [OUTSIDE, BEYOND].map(|addresses| SocketAddr::new(addresses[family], BACKEND_PORT)) {
+            pair.at_client(|| {
+                let (stream, seen) = talk::connect(to);
+                assert_masqueraded(seen, family);
+                talk::exchange(stream, 1 << 20);
+                assert_masqueraded(talk::ask(to), family);
+            });
+        }
+    });
+}
+
+#[test]
+fn two_thousand_connections_in_a_row_reach_the_outside() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(OUTSIDE[family], BACKEND_PORT);
+        pair.at_client(|| (0..2000).for_each(|_| assert_masqueraded(talk::connect(to).1, family)));
+    });
+}
+
+#[test]
+fn datagrams_in_fragments_reach_the_outside_and_come_back() {
+    for_each_family(|pair, family| {
+        for to in [OUTSIDE, BEYOND].map(|addresses| SocketAddr::new(addresses[family], BACKEND_PORT)) {
+            let outcome = pair.at_client(|| talk::echoed(to, 5000));
+            outcome.unwrap_or_else(|error| panic!("{to}: {error}"));
+        }
+    });
+}
+
+#[test]
+fn a_pod_pings_the_outside() {
+    for_each_family(|pair, family| {
+        let before = pair.first.verdicts(Hook::ToNetdev, Verdict::Masqueraded);
+        pair.at_client(|| ping(OUTSIDE[family]));
+        assert!(pair.first.verdicts(Hook::ToNetdev, Verdict::Masqueraded) > before);
+    });
+}
+
+/// One echo message, and its reply.
+fn ping(to: IpAddr) {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let (family, protocol, kind) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    };
+    let socket: UdpSocket = socket(family, SockType::Datagram, SockFlag::empty(), protocol).unwrap().into();
+    socket.set_read_timeout(Some(talk::PATIENCE)).unwrap();
+    socket.connect((to, 0)).unwrap();
+    for sequence in 1..4 {
+        let message = [&[kind, 0, 0, 0, 0, 0, 0, sequence], &[b'x'; 56][..]].concat();
+        socket.send(&message).unwrap();
+        let mut reply = [0; 128];
+        let length = socket.recv(&mut reply).unwrap_or_else(|error| panic!("ping {to}: {error}"));
+        assert_eq!((length, reply[0]), (message.len(), if kind == 8 { 0 } else { 129 }));
+        assert_eq!(reply[6..length], message[6..]);
+    }
+}
+
+#[test]
+fn an_error_of_the_outside_reaches_the_pod() {
+    const NOBODY: u16 = 9;
+    for_each_family(|pair, family| {
+        for to in [OUTSIDE, BEYOND].map(|addresses| SocketAddr::new(addresses[family], NOBODY)) {
+            let told = pair.at_client(|| {
+                let socket = talk::datagrams(to);
+                socket.send(talk::WHO).unwrap();
+                socket.recv(&mut [0; 8]).expect_err("nobody serves there").kind()
+            });
+            assert_eq!(told, ErrorKind::ConnectionRefused, "{to}");
+        }
+    });
+}
+
+#[test]
+fn a_pod_learns_the_mtu_of_a_way_outside() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(BEYOND[family], BACKEND_PORT);
+        // TCP would tell the other side's device at once. What comes first is lost, what comes then is cut here.
+        let socket = pair.at_client(|| talk::datagrams(to));
+        socket.send(&[0; 1400]).unwrap();
+        eventually("the pod learns", talk::PATIENCE, || {
+            anyhow::ensure!(pair.learned_mtu(BEYOND[family]) == Some(NARROW));
+            Ok(())
+        })
+        .unwrap();
+        pair.at_client(|| talk::echoed(to, 1400)).unwrap_or_else(|error| panic!("{to}: {error}"));
+    });
+}
+
+#[test]
+fn a_service_whose_backend_is_outside_answers_pods_and_the_node() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(VIPS[family], FAR);
+        for from in [&pair.first.pod, &pair.first.node] {
+            from.inside(|| {
+                let (stream, seen) = talk::connect(to);
+                assert_masqueraded(seen, family);
+                talk::exchange(stream, 1 << 20);
+                assert_masqueraded(talk::ask(to), family);
+                talk::echoed(to, 5000).unwrap_or_else(|error| panic!("{to}: {error}"));
+            });
+        }
+    });
+}
+
+#[test]
+fn networks_that_know_pods_and_pods_of_other_nodes_see_a_pods_own_address() {
+    for_each_family(|pair, family| {
+        let own = pod(1, 10)[family];
+        let other = SocketAddr::new(pair.server(family), BACKEND_PORT);
+        let seen = pair.at_client(|| talk::connect(other).1);
+        assert_eq!(seen.ip(), own);
+        // It has no way back to the pod: what it sees is enough.
+        let at = SocketAddr::new(NATIVE[family], BACKEND_PORT + 1);
+        let socket = pair.outside[0].inside(|| UdpSocket::bind(at).unwrap());
+        socket.set_read_timeout(Some(talk::PATIENCE)).unwrap();
+        pair.at_client(|| talk::datagrams(at).send(talk::WHO).unwrap());
+        assert_eq!(socket.recv_from(&mut [0; 8]).expect("a datagram").1.ip(), own);
+    });
+}
+
+#[test]
+fn pods_reach_a_service_on_the_host_network_of_either_node() {
+    for_each_family(|pair, family| {
+        for port in [HOST, OTHER_HOST] {
+            let to = SocketAddr::new(VIPS[family], port);
+            pair.at_client(|| {
+                talk::exchange(talk::connect(to).0, 1 << 20);
+                talk::ask(to);
+                talk::echoed(to, 5000).unwrap_or_else(|error| panic!("{to}: {error}"));
+            });
+        }
+    });
+}
