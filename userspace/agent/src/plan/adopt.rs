@@ -7,7 +7,7 @@ use diolkos_abi::service::{
     Backend, FrontendKey, MemberKey, SLOTS_PER_SERVICE, backend_state, frontend_parts, row_parts,
 };
 
-use super::backends::{BackendRecord, Backends};
+use super::backends::{BackendRecord, Backends, Generations};
 use super::ids::{Extent, Extents, Ids};
 use super::services::Row;
 use super::{Leftovers, ORPHAN_LIFE, Operation, Planner, RETIRED_ROW, Step, is_marker, marker_word, ordered, removal};
@@ -91,6 +91,8 @@ fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Dur
     let mut orphans = BTreeSet::new();
     let mut orphan_until = HashMap::new();
     let mut dying = VecDeque::new();
+    let mut generations = Generations::default();
+    found.backends.iter().for_each(|(id, backend)| generations.set(*id, backend.generation));
     let mut used = BTreeSet::new();
     for (id, backend) in &found.backends {
         let key = backend_key(backend);
@@ -111,7 +113,7 @@ fn adopt_backends(capacity: u32, found: &Adopted, now: Duration, quarantine: Dur
     }
     Backends {
         ids: Ids::adopt(capacity, found.backends.iter().map(|(id, _)| *id), &used, now + quarantine),
-        generations: found.backends.iter().map(|(id, backend)| (*id, backend.generation)).collect(),
+        generations,
         records,
         named: HashMap::new(),
         orphans,

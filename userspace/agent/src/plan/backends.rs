@@ -16,7 +16,7 @@ use crate::desired::BackendKey;
 pub(super) struct Backends {
     pub(super) ids: Ids,
     /// The last generation of every id that was ever given out.
-    pub(super) generations: HashMap<u32, u32>,
+    pub(super) generations: Generations,
     pub(super) records: HashMap<BackendKey, BackendRecord>,
     /// How many service ports name, as draining, a backend that is not alive.
     pub(super) named: HashMap<BackendKey, u32>,
@@ -26,6 +26,30 @@ pub(super) struct Backends {
     pub(super) orphan_until: HashMap<BackendKey, Duration>,
     /// Dead, until when, and the id.
     pub(super) dying: VecDeque<(Duration, u32)>,
+}
+
+/// Generations by id; 0 for an id that was never given out.
+#[derive(Debug, Default)]
+pub(super) struct Generations(Vec<u32>);
+
+impl Generations {
+    pub(super) fn of(&self, id: u32) -> u32 {
+        self.0.get(id as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set(&mut self, id: u32, generation: u32) {
+        let at = id as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] = generation;
+    }
+
+    fn next(&mut self, id: u32) -> u32 {
+        let generation = self.of(id).wrapping_add(1);
+        self.set(id, generation);
+        generation
+    }
 }
 
 /// A backend that is alive. There are many: what few of them have stands elsewhere.
@@ -59,10 +83,9 @@ impl Backends {
 
     /// Brings a backend to life under a reserved id.
     pub(super) fn publish(&mut self, key: BackendKey, id: u32, node_name: Option<Arc<str>>, node: u32) -> Operation {
-        let generation = self.generations.entry(id).or_default();
-        *generation = generation.wrapping_add(1);
+        let generation = self.generations.next(id);
         let named = self.named.remove(&key).unwrap_or_default();
-        let record = BackendRecord { id, generation: *generation, node_name, node, named };
+        let record = BackendRecord { id, generation, node_name, node, named };
         let backend = record.backend(&key);
         self.records.insert(key, record);
         Operation::SetBackend { id, backend }
@@ -131,7 +154,7 @@ impl Backends {
         let mut steps = Vec::new();
         while self.dying.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, id)) = self.dying.pop_front() else { break };
-            let generation = self.generations.get(&id).copied().unwrap_or_default();
+            let generation = self.generations.of(id);
             let backend = Backend { generation, ..Backend::default() };
             steps.push(Step::housekeeping(Operation::EndBackend { id, backend }));
             self.ids.give_back(id);

@@ -56,7 +56,7 @@ impl Planner {
         }
         for (id, found) in backends {
             if !ours.contains(&id) && found.state != backend_state::FREE {
-                let generation = self.backends.generations.get(&id).copied().unwrap_or_default().max(found.generation);
+                let generation = self.backends.generations.of(id).max(found.generation);
                 operations.push(Operation::EndBackend { id, backend: Backend { generation, ..Backend::default() } });
             }
         }

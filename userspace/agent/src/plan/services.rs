@@ -416,7 +416,7 @@ impl Planner {
             return;
         }
         let key = |backend| MemberKey { service: record.id, backend };
-        let generation = |id: &u32| self.backends.generations.get(id).copied().unwrap_or_default();
+        let generation = |id: &u32| self.backends.generations.of(*id);
         let ids = record.row.iter().flat_map(|row| &row.ids).filter(|_| affinity != 0);
         let wanted: BTreeMap<u32, u64> = ids.map(|id| (*id, member_word(generation(id), key(*id).tag()))).collect();
         let news = wanted.iter().filter(|(id, word)| record.members.get(id) != Some(word));
