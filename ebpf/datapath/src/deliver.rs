@@ -33,6 +33,17 @@ pub(crate) fn deliver<const V6: bool, P: Packet, T: Tables>(
     tables: &mut T,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
+    send::<V6, P, T>(config, packet, tables, scratch)
+}
+
+/// [`deliver`] within its caller.
+#[inline(always)]
+pub(crate) fn send<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
+    packet: &mut P,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
     scratch.verdict = if is_own::<V6>(config, &narrowed::<V6>(&scratch.ends.destination)) {
         to_own::<V6, P, T>(config, packet, tables, &mut scratch.ip, &scratch.ends)?
     } else {

@@ -6,7 +6,7 @@
 //! in a register, and the verifier minds what that is.
 
 use diolkos_abi::address::protocol;
-use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK};
+use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK, features};
 use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
@@ -96,30 +96,39 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
     let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
-    believe::<V6, P, T>(packet, tables, &mut scratch)?;
-    if V6 && scratch.ip.protocol == protocol::ICMPV6 && spoof::neighbour(packet, tables, &mut scratch)? {
-        return Ok(Verdict::Stack);
+    pass::<V6, P, T>(config, packet, tables, &mut scratch)?;
+    if scratch.step == Step::Gone {
+        return Ok(scratch.verdict);
     }
-    if !scratch.ip.transport.known {
-        icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
+    if scratch.step == Step::LookUp {
+        if V6 && scratch.ip.protocol == protocol::ICMPV6 && spoof::neighbour(packet, tables, &mut scratch)? {
+            return Ok(Verdict::Stack);
+        }
+        if !scratch.ip.transport.known {
+            icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
+        }
+        if scratch.ip.fragment.kind != Part::Whole {
+            fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
+        }
+        look_up::<V6, T>(config, tables, &mut scratch)?;
     }
-    if scratch.ip.fragment.kind != Part::Whole {
-        fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
-    }
-    translate::<V6, T>(config, tables, &mut scratch)?;
     match scratch.step {
-        Step::Deliver => {}
         Step::Open => open(config, tables, &mut scratch)?,
         Step::MakeWay => connection::make_way(config, tables, &mut scratch)?,
         Step::KeepReply => connection::keep_reply(config, tables, &mut scratch),
+        Step::Deliver | Step::LookUp | Step::Gone => {}
     }
     deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
     Ok(scratch.verdict)
 }
 
-/// Reads a pod's packet, and believes it.
+/// Reads a pod's packet, believes it, and sends it where nothing but its headers and what is known already is needed for
+/// that. What else there is to do is left in the scratch.
+///
+/// One subprogram for all of it: a call costs as much as a helper's, and most packets pay for this one alone.
 #[inline(never)]
-fn believe<const V6: bool, P: Packet, T: Tables>(
+fn pass<const V6: bool, P: Packet, T: Tables>(
+    config: &Config,
     packet: &mut P,
     tables: &mut T,
     scratch: &mut Scratch,
@@ -127,7 +136,30 @@ fn believe<const V6: bool, P: Packet, T: Tables>(
     let ip = headers::parse::<V6, P>(packet)?;
     spoof::check::<V6, P, T>(packet, tables, &ip)?;
     scratch.begin(&ip);
+    if !ip.transport.known || ip.fragment.kind != Part::Whole {
+        scratch.step = Step::LookUp;
+        return Ok(());
+    }
+    translate::<V6, T>(config, tables, &ip, scratch)?;
+    // With IPv6's next hops the stack does not hold all of it.
+    let fits = !V6 || config.features & features::DIRECT_ROUTING == 0;
+    if fits && scratch.step == Step::Deliver {
+        deliver::send::<V6, P, T>(config, packet, tables, scratch)?;
+        scratch.step = Step::Gone;
+    }
     Ok(())
+}
+
+/// [`translate`] of what [`pass`] left.
+#[inline(never)]
+fn look_up<const V6: bool, T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let ip = scratch.ip.narrowed::<V6>();
+    scratch.step = Step::Deliver;
+    translate::<V6, T>(config, tables, &ip, scratch)
 }
 
 /// [`to_container`] of one family.
@@ -208,29 +240,29 @@ fn routed<const V6: bool, P: Packet, T: Tables>(
 
 /// Says what becomes of the ends of a pod's packet: known connections first, then services. Leaves in the scratch what is
 /// to be done before it goes.
-#[inline(never)]
+#[inline(always)]
 fn translate<const V6: bool, T: Tables>(
     config: &Config,
     tables: &mut T,
+    ip: &Ip,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    let ip = scratch.ip.narrowed::<V6>();
     if !ip.transport.known {
         // The ports of a service are unknown to a protocol without any.
         return if is_service::<V6>(config, &ip.destination) {
-            Err(lookup::unserved(tables, &ip.destination))
+            Err(lookup::unserved(tables, &scratch.ip.destination))
         } else {
             Ok(())
         };
     }
-    scratch.tuple = connection::tuple(&ip);
+    scratch.tuple = connection::tuple(ip);
     // A segment that opens a connection selects anew, whatever an earlier connection of the same tuple left behind.
     if ip.transport.opens() {
         scratch.step = Step::MakeWay;
-    } else if connection::find(config, tables, &ip, scratch)? {
+    } else if connection::find(config, tables, ip, scratch)? {
         return Ok(());
     }
-    classify::<V6, T>(config, tables, &ip, scratch)
+    classify::<V6, T>(config, tables, ip, scratch)
 }
 
 /// Opens a connection to a service, from another port where there are any and the client's own will not do.
@@ -264,10 +296,10 @@ fn classify<const V6: bool, T: Tables>(
             return Ok(());
         }
     }
-    scratch.service = lookup::service_at(tables, &ip.destination, ip.transport.destination_port(), ip.protocol);
+    scratch.service = lookup::service_at(tables, &scratch.ip.destination, ip.transport.destination_port(), ip.protocol);
     scratch.way = Way::STACK;
     match scratch.service {
-        0 if in_service_cidr => return Err(lookup::unserved(tables, &ip.destination)),
+        0 if in_service_cidr => return Err(lookup::unserved(tables, &scratch.ip.destination)),
         0 => {}
         _ => scratch.step = Step::Open,
     }

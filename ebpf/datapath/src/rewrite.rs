@@ -113,11 +113,15 @@ pub(crate) fn decrement_hop_limit<const V6: bool, P: Packet>(packet: &mut P, ip:
 /// Writes both MACs.
 #[inline(always)]
 pub(crate) fn macs<P: Packet>(packet: &mut P, to: &[u8; 6], from: &[u8; 6]) -> Result<(), DropReason> {
-    let words = [
-        u32::from_ne_bytes([to[0], to[1], to[2], to[3]]),
-        u32::from_ne_bytes([to[4], to[5], from[0], from[1]]),
-        u32::from_ne_bytes([from[2], from[3], from[4], from[5]]),
-    ];
+    // Chunks of both, because the compiler does not join single bytes, of which it would load twelve.
+    let (Some(head), Some(tail)) = (to.first_chunk::<4>(), from.last_chunk::<4>()) else {
+        return Err(DropReason::RewriteFailed);
+    };
+    let (Some(end), Some(begin)) = (to.last_chunk::<2>(), from.first_chunk::<2>()) else {
+        return Err(DropReason::RewriteFailed);
+    };
+    let middle = u32::from_le(u16::from_le_bytes(*end) as u32 | (u16::from_le_bytes(*begin) as u32) << 16);
+    let words = [u32::from_ne_bytes(*head), middle, u32::from_ne_bytes(*tail)];
     packet.store(0, words).ok_or(DropReason::RewriteFailed)
 }
 

@@ -185,6 +185,10 @@ pub(crate) enum Step {
     MakeWay,
     /// Its connection was idle.
     KeepReply,
+    /// It is not looked up yet: it has no ports, or not where they are looked for.
+    LookUp,
+    /// Nothing: it is on its way.
+    Gone,
 }
 
 impl Scratch {
