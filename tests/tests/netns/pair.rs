@@ -8,6 +8,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
+use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{SchedClassifier, TcAttachType};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -363,6 +364,8 @@ fn attach(dataplane: &mut Dataplane, number: u8, setup: Setup) {
         [("container", Some("pod")), ("overlay", overlay), ("netdev", Some("wire")), ("netdev", uplink)]
     {
         let Some(device) = device else { continue };
+        // Before 6.6 a program is a filter of a queue, which is there from the second time on.
+        let _ = qdisc_add_clsact(device);
         for (way, side) in [("from", TcAttachType::Ingress), ("to", TcAttachType::Egress)] {
             let program = dataplane.ebpf.program_mut(&format!("{way}_{name}")).unwrap();
             let program: &mut SchedClassifier = program.try_into().unwrap();
