@@ -26,7 +26,7 @@ const WEB: End = (OUTSIDE, 443);
 const PROCESS: End = (HOST, 40_000);
 
 pub fn all() -> Vec<Scenario> {
-    [outgoing(), exhausted(), incoming(), echoes(), services(), unserved(), direct()].concat()
+    [outgoing(), exhausted(), incoming(), echoes(), services(), another_host(), unserved(), direct()].concat()
 }
 
 fn uplink(config: &mut Config) {
@@ -236,11 +236,6 @@ fn services() -> Vec<Scenario> {
     let local = hidden(LOCAL, LOCAL_END, as_gateway);
     let far = hidden(FAR, FAR_END, as_gateway);
     let itself = hidden(HOST_NETWORK, HOST_END, (VIP.0, PROCESS.1));
-    let other_end: End = (NODE_2_TUNNEL, 9090);
-    let other = World::serving(&[FAR]).with_backend(FAR, |backend| {
-        (backend.address, backend.port) = (v4_mapped(other_end.0), other_end.1.to_be_bytes());
-    });
-    let turned = slot_of(tuple(PROCESS, VIP).hash(), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16;
     let to_pod = Frame {
         to_mac: SERVER_MAC,
         from_mac: SERVER_HOST_MAC,
@@ -249,8 +244,6 @@ fn services() -> Vec<Scenario> {
         ..syn.clone()
     };
     let to_far = super::from_container::at_overlay(&Frame { source: as_gateway, destination: FAR_END, ..syn.clone() });
-    let answer = Frame::tcp(other_end, (HOST, turned), SYN_ACK);
-    let hidden_other = hidden(FAR, other_end, (HOST, turned));
     vec![
         leaves("a_packet_of_the_node_to_a_service_reaches_a_pod_here", World::serving(&[LOCAL]), &syn)
             .redirected(Verdict::Pod, Redirect::Device(SERVER_IFINDEX), to_pod.bytes())
@@ -277,6 +270,31 @@ fn services() -> Vec<Scenario> {
             .bytes(),
         )
         .leaves(&itself),
+        leaves(
+            "an_established_connection_of_the_node_keeps_its_pod",
+            World::serving(&[LOCAL]).with_flows(&far),
+            &Frame::tcp(PROCESS, VIP, ACK),
+        )
+        .reaches_node_2(super::from_container::at_overlay(&Frame {
+            source: as_gateway,
+            destination: FAR_END,
+            ..Frame::tcp(PROCESS, VIP, ACK)
+        }))
+        .leaves(&[confirmed(far[0]), far[1]]),
+    ]
+}
+
+/// A backend on the network of another host.
+fn another_host() -> Vec<Scenario> {
+    let syn = Frame::tcp(PROCESS, VIP, SYN);
+    let other_end: End = (NODE_2_TUNNEL, 9090);
+    let other = World::serving(&[FAR]).with_backend(FAR, |backend| {
+        (backend.address, backend.port) = (v4_mapped(other_end.0), other_end.1.to_be_bytes());
+    });
+    let turned = slot_of(tuple(PROCESS, VIP).hash(), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16;
+    let answer = Frame::tcp(other_end, (HOST, turned), SYN_ACK);
+    let hidden_other = hidden(FAR, other_end, (HOST, turned));
+    vec![
         leaves("a_packet_of_the_node_to_a_service_reaches_another_host", other, &syn)
             .redirected(
                 Verdict::Neighbour,
@@ -295,17 +313,6 @@ fn services() -> Vec<Scenario> {
                 .bytes(),
         )
         .leaves(&[hidden_other[0], confirmed(hidden_other[1])]),
-        leaves(
-            "an_established_connection_of_the_node_keeps_its_pod",
-            World::serving(&[LOCAL]).with_flows(&far),
-            &Frame::tcp(PROCESS, VIP, ACK),
-        )
-        .reaches_node_2(super::from_container::at_overlay(&Frame {
-            source: as_gateway,
-            destination: FAR_END,
-            ..Frame::tcp(PROCESS, VIP, ACK)
-        }))
-        .leaves(&[confirmed(far[0]), far[1]]),
     ]
 }
 
