@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 /// Bytes of a request and of its answer.
@@ -66,7 +66,8 @@ impl Role {
     }
 }
 
-/// The first byte of a message says what it wants: `r` an answer, `c` the CPU time this process has used.
+/// The first byte of a message says what it wants: `q` one answer and the end, `r` an answer, `c` the CPU time this process
+/// has used.
 fn serve(address: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     println!("ready");
@@ -76,6 +77,11 @@ fn serve(address: SocketAddr) -> Result<()> {
         let mut buffer = [0; MESSAGE];
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             let answered = match buffer[0] {
+                // The server ends first, or the client would run out of ports that wait.
+                b'q' => {
+                    let _ = stream.write_all(&buffer[..length]);
+                    break;
+                }
                 b'r' => stream.write_all(&buffer[..length]),
                 b'c' => stream.write_all(&cpu_us().to_be_bytes()),
                 _ => Ok(()),
@@ -96,8 +102,8 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn exchange(stream: &mut TcpStream, message: &mut [u8; MESSAGE]) -> Result<()> {
-    message[0] = b'r';
+fn exchange(stream: &mut TcpStream, kind: u8, message: &mut [u8; MESSAGE]) -> Result<()> {
+    message[0] = kind;
     stream.write_all(message)?;
     stream.read_exact(message).context("no answer")
 }
@@ -125,7 +131,8 @@ fn connections(address: SocketAddr, time: Duration) -> Result<Vec<f64>> {
         let before = Instant::now();
         let mut stream = connect(address)?;
         connects.push(before.elapsed().as_secs_f64() * 1e6);
-        exchange(&mut stream, &mut message)?;
+        exchange(&mut stream, b'q', &mut message)?;
+        ensure!(stream.read(&mut message)? == 0, "the server goes on");
     }
     let count = connects.len();
     let rate = count as f64 / start.elapsed().as_secs_f64();
@@ -140,7 +147,7 @@ fn requests(address: SocketAddr, time: Duration) -> Result<f64> {
     let mut message = [0; MESSAGE];
     let (start, mut count) = (Instant::now(), 0_u32);
     while start.elapsed() < time {
-        exchange(&mut stream, &mut message)?;
+        exchange(&mut stream, b'r', &mut message)?;
         count += 1;
     }
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
