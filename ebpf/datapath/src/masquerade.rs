@@ -5,10 +5,10 @@
 //! device. Source ports come from a range that nobody else binds, and each core tries its slice of
 //! it first.
 
-use diolkos_abi::address::{address_words, from_words};
+use diolkos_abi::address::{address_words, from_words, protocol};
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple, direction, flow_flags};
-use diolkos_abi::counter::DropReason;
+use diolkos_abi::counter::{DropReason, Verdict};
 use diolkos_abi::service::slot_of;
 
 use crate::connection::{self, passing};
@@ -27,7 +27,8 @@ const STEP: u32 = 0x9e37_79b9;
 /// A flow without a packet for longer than this was idle, in the unit of [`Flow::seen`].
 const IDLE: u32 = 1;
 
-/// What the ends of a pod's packet become on its way out.
+/// What the ends of a pod's packet become on its way out. It stays [`Verdict::Untouched`] in the middle of a connection that
+/// is not masqueraded: somebody who knows the way to pods has opened it, and knows the pod by its own address.
 #[inline(never)]
 pub(crate) fn outgoing<const V6: bool, T: Tables>(
     config: &Config,
@@ -45,8 +46,10 @@ pub(crate) fn outgoing<const V6: bool, T: Tables>(
             }
             flow.source_port
         }
+        None if ip.protocol == protocol::TCP && !ip.transport.opens() => return Ok(()),
         None => open::<V6, T>(config, tables, scratch, core)?,
     };
+    scratch.verdict = Verdict::Masqueraded;
     scratch.ends.source = family::node::<V6>(config);
     scratch.ends.ports = ports(port, ip.transport.destination_port());
     Ok(())

@@ -15,6 +15,7 @@ use crate::host;
 use crate::icmp;
 use crate::lookup;
 use crate::masquerade;
+use crate::mtu;
 use crate::packet::Packet;
 use crate::rewrite::{self, Ends};
 use crate::tables::{Scratch, Step, Tables};
@@ -59,6 +60,9 @@ pub(super) fn leaving<const V6: bool, P: Packet, T: Tables>(
         return Ok(if hidden { Verdict::Masqueraded } else { Verdict::Untouched });
     }
     masquerade::outgoing::<V6, T>(config, tables, &mut scratch, packet.core())?;
+    if scratch.verdict == Verdict::Untouched {
+        return Ok(Verdict::Untouched);
+    }
     if echo::is_one(&scratch) {
         echo::replace::<V6, P>(packet, &mut scratch)?;
     } else {
@@ -154,6 +158,11 @@ fn send<const V6: bool, P: Packet, T: Tables>(
     }
     if is_own::<V6>(config, &destination) {
         let pod = lookup::endpoint(tables, &destination).ok_or(DropReason::NoSuchPod)?;
+        // The stack has cut by the MTU of the way to the service's address; it learns that of the pod.
+        if !mtu::fits::<V6, P>(packet, &scratch.ip, pod.mtu)? {
+            packet.note(pod.mtu.into());
+            return Err(DropReason::TooBig);
+        }
         rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)?;
         rewrite::macs(packet, &pod.mac, &pod.host_mac)?;
         // Not into the pod at once: that is for packets that come in.

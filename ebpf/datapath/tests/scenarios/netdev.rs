@@ -26,7 +26,8 @@ const WEB: End = (OUTSIDE, 443);
 const PROCESS: End = (HOST, 40_000);
 
 pub fn all() -> Vec<Scenario> {
-    [outgoing(), exhausted(), incoming(), echoes(), services(), another_host(), unserved(), direct()].concat()
+    [outgoing(), exhausted(), incoming(), echoes(), services(), another_host(), narrow_pod(), unserved(), direct()]
+        .concat()
 }
 
 fn uplink(config: &mut Config) {
@@ -313,6 +314,18 @@ fn another_host() -> Vec<Scenario> {
                 .bytes(),
         )
         .leaves(&[hidden_other[0], confirmed(hidden_other[1])]),
+    ]
+}
+
+/// A pod that takes less than the device by which the service's address is routed.
+fn narrow_pod() -> Vec<Scenario> {
+    let syn = Frame::tcp(PROCESS, VIP, SYN);
+    let mut world = World::serving(&[LOCAL]);
+    world.endpoints.iter_mut().for_each(|(_, endpoint)| endpoint.mtu = syn.bytes().len() as u16 - 15);
+    vec![
+        leaves("the_node_is_told_what_a_pod_behind_a_service_does_not_take", world, &syn)
+            .drops(DropReason::TooBig)
+            .leaves(&hidden(LOCAL, LOCAL_END, (GATEWAY, PROCESS.1))),
     ]
 }
 

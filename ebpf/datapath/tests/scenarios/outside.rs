@@ -10,7 +10,7 @@ use diolkos_abi::service::slot_of;
 
 use super::Scenario;
 use super::answers::{PORT, quote};
-use super::packets::{HOST_MAC, POD_MAC, SYN};
+use super::packets::{HOST_MAC, POD_MAC, SYN, SYN_ACK};
 use super::wire::{FAMILIES, Family, Wire, config, dual, mapped};
 use super::world::{self, CLIENT_IFINDEX, NOW};
 
@@ -127,6 +127,12 @@ fn packets(family: Family) -> Vec<Scenario> {
         )
         .becomes(Verdict::Masqueraded, out(udp_end, web).udp(b"odd"))
         .leaves(&datagrams),
+        leaves(
+            family,
+            ["a_pods_answer_to_a_connection_of_the_outside_keeps_its_address", "the_same_answer_over_ipv6"],
+            &[],
+            out(pod, web).tcp(SYN_ACK, b""),
+        ),
         comes(
             family,
             ["a_datagram_comes_back_to_the_pod", "a_datagram_comes_back_to_the_pod_v6"],
