@@ -15,9 +15,8 @@ mod rows;
 #[path = "../../ebpf/datapath/tests/scenarios/mod.rs"]
 mod scenarios;
 
-use std::path::PathBuf;
-
 use clap::Parser;
+use diolkos_tests::figures::Output;
 
 use report::Report;
 use rows::Rows;
@@ -30,21 +29,11 @@ struct Options {
     /// Repeats of a program within a round.
     #[arg(long, default_value_t = 250_000)]
     repeat: u32,
-    /// Writes the rows as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Writes the table as Markdown.
-    #[arg(long)]
-    markdown: Option<PathBuf>,
-    /// Writes a chart.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// What `cargo bench` passes.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
-fn main() {
+fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut rows = Rows::load();
     let mut report = Report::new(rows.names());
@@ -54,14 +43,7 @@ fn main() {
             report.add(index, rows.run(index, options.repeat));
         }
     }
-    print!("{}", report.markdown());
-    for (path, content) in
-        [(&options.json, report.json()), (&options.markdown, report.markdown()), (&options.svg, report.svg())]
-    {
-        if let Some(path) = path {
-            std::fs::write(path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-        }
-    }
+    options.output.write(report.json(), report.markdown(), report.svg())
 }
 
 /// The numbers below `length` in an order that differs from round to round (Fisher and Yates, fed by a hash).

@@ -12,12 +12,11 @@ mod load;
 mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use diolkos_tests::figures::{Figures, Section};
+use diolkos_tests::figures::{Figures, Output, Section};
 use diolkos_tests::guard::Guard;
 use diolkos_tests::space::Spaces;
 use diolkos_tests::tools;
@@ -41,18 +40,8 @@ struct Options {
     /// How many Services there are.
     #[arg(long, value_delimiter = ',', default_value = "1,1000,10000")]
     services: Vec<u32>,
-    /// Writes the rows as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Writes the tables as Markdown.
-    #[arg(long)]
-    markdown: Option<PathBuf>,
-    /// Writes a chart.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// What `cargo bench` passes.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     role: Role,
 }
@@ -70,15 +59,7 @@ fn main() -> Result<()> {
     for count in &options.services {
         worlds.services(*count, &options, &mut figures)?;
     }
-    print!("{}", figures.markdown());
-    for (path, content) in
-        [(&options.json, figures.json()), (&options.markdown, figures.markdown()), (&options.svg, figures.svg())]
-    {
-        if let Some(path) = path {
-            std::fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
-        }
-    }
-    Ok(())
+    options.output.write_figures(&figures)
 }
 
 /// All ways side by side.

@@ -21,7 +21,7 @@ use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::{Change, Kind};
 use diolkos_tests::cgroup::Hierarchies;
-use diolkos_tests::figures::{Figures, Section};
+use diolkos_tests::figures::{Figures, Output, Section};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -39,18 +39,8 @@ struct Options {
     /// How many Services there are.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,30000")]
     services: Vec<u32>,
-    /// Writes the rows as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Writes the tables as Markdown.
-    #[arg(long)]
-    markdown: Option<PathBuf>,
-    /// Writes a chart.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// What `cargo bench` passes.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
     /// Measures one size in this process and prints its figures.
     #[arg(long, hide = true)]
     measure: Option<u32>,
@@ -81,15 +71,7 @@ fn main() -> Result<()> {
         }
     }
     figures.sections = sections;
-    print!("{}", figures.markdown());
-    for (path, content) in
-        [(&options.json, figures.json()), (&options.markdown, figures.markdown()), (&options.svg, figures.svg())]
-    {
-        if let Some(path) = path {
-            fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
-        }
-    }
-    Ok(())
+    options.output.write_figures(&figures)
 }
 
 fn child(services: u32) -> Result<Value> {

@@ -21,7 +21,7 @@ use diolkos_agent::overlay::OnLink;
 use diolkos_agent::plan::QUARANTINE;
 use diolkos_agent::source::Change;
 use diolkos_tests::cgroup::Hierarchies;
-use diolkos_tests::figures::{Figures, Section};
+use diolkos_tests::figures::{Figures, Output, Section};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
@@ -39,18 +39,8 @@ struct Options {
     /// System calls a figure is the mean of.
     #[arg(long, default_value_t = 20_000)]
     repeat: u32,
-    /// Writes the rows as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Writes the tables as Markdown.
-    #[arg(long)]
-    markdown: Option<PathBuf>,
-    /// Writes a chart.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// What `cargo bench` passes.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What is measured, and how.
@@ -78,15 +68,7 @@ fn main() -> Result<()> {
         ensure!(status.success(), "ip {arguments} failed");
     }
     let figures = measure(&Place::new()?, &Servers::new()?, &options)?;
-    print!("{}", figures.markdown());
-    for (path, content) in
-        [(&options.json, figures.json()), (&options.markdown, figures.markdown()), (&options.svg, figures.svg())]
-    {
-        if let Some(path) = path {
-            fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
-        }
-    }
-    Ok(())
+    options.output.write_figures(&figures)
 }
 
 fn measure(place: &Place, servers: &Servers, options: &Options) -> Result<Figures> {

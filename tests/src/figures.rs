@@ -1,10 +1,48 @@
 //! Figures of a benchmark: sections of rows, each with a value a round, and what it is compared with.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
+use anyhow::{Context as _, Result};
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::iperf::spread;
+
+/// Where a benchmark writes what it has to say.
+#[derive(Args, Debug)]
+pub struct Output {
+    /// Writes the rows as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes the tables as Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Writes a chart.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// What `cargo bench` passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Output {
+    /// Prints the tables, and writes what was asked for.
+    pub fn write(&self, json: String, markdown: String, svg: String) -> Result<()> {
+        print!("{markdown}");
+        for (path, content) in [(&self.json, json), (&self.markdown, markdown), (&self.svg, svg)] {
+            if let Some(path) = path {
+                std::fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Output::write`] of figures.
+    pub fn write_figures(&self, figures: &Figures) -> Result<()> {
+        self.write(figures.json(), figures.markdown(), figures.svg())
+    }
+}
 
 /// What a benchmark has to say.
 #[derive(Debug, Default)]

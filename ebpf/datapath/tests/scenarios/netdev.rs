@@ -78,25 +78,7 @@ fn port(key: &Tuple, n: u32) -> u16 {
 
 /// Both entries of a masqueraded flow that leaves from `port`.
 fn masqueraded(key: Tuple, port: u16) -> [(Tuple, Flow); 2] {
-    let node = v4_mapped(HOST);
-    let forward = Flow {
-        tag: key.hash(),
-        seen: NOW,
-        flags: flow_flags::SOURCE | flow_flags::MASQUERADE,
-        source: node,
-        source_port: port.to_be_bytes(),
-        ..Flow::default()
-    };
-    let back = Tuple { destination: node, destination_port: port.to_be_bytes(), ..key.reversed() };
-    let reverse = Flow {
-        tag: back.hash(),
-        seen: NOW,
-        flags: flow_flags::REVERSE | flow_flags::DESTINATION | flow_flags::MASQUERADE,
-        destination: key.source,
-        destination_port: key.source_port,
-        ..Flow::default()
-    };
-    [(key, forward), (back, reverse)]
+    world::masqueraded(key, v4_mapped(HOST), port)
 }
 
 fn outgoing() -> Vec<Scenario> {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use diolkos_abi::address::protocol;
 use diolkos_abi::config::{Config, features};
-use diolkos_abi::conntrack::{Flow, Tuple, direction, flow_flags};
+use diolkos_abi::conntrack::{Flow, Tuple, direction};
 use diolkos_abi::counter::{Hook, Verdict};
 use diolkos_abi::service::slot_of;
 
@@ -12,7 +12,7 @@ use super::Scenario;
 use super::answers::{PORT, quote};
 use super::packets::{HOST_MAC, POD_MAC, SYN, SYN_ACK};
 use super::wire::{FAMILIES, Family, Wire, config, dual, mapped};
-use super::world::{self, CLIENT_IFINDEX, NOW};
+use super::world::{self, CLIENT_IFINDEX};
 
 const UPLINK: u32 = 2;
 const ROUTER_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
@@ -72,25 +72,7 @@ fn flow(family: Family, protocol: u8) -> ([(Tuple, Flow); 2], SocketAddr) {
         zone: 0,
     };
     let port = slot_of(key.hash(), PORTS.0.into(), PORTS.1.into()) as u16;
-    let node = mapped(node(family));
-    let forward = Flow {
-        tag: key.hash(),
-        seen: NOW,
-        flags: flow_flags::SOURCE | flow_flags::MASQUERADE,
-        source: node,
-        source_port: port.to_be_bytes(),
-        ..Flow::default()
-    };
-    let back = Tuple { destination: node, destination_port: port.to_be_bytes(), ..key.reversed() };
-    let reverse = Flow {
-        tag: back.hash(),
-        seen: NOW,
-        flags: flow_flags::REVERSE | flow_flags::DESTINATION | flow_flags::MASQUERADE,
-        destination: key.source,
-        destination_port: key.source_port,
-        ..Flow::default()
-    };
-    ([(key, forward), (back, reverse)], SocketAddr::new(self::node(family), port))
+    (world::masqueraded(key, mapped(node(family)), port), SocketAddr::new(node(family), port))
 }
 
 /// On the way out, and on the way in.

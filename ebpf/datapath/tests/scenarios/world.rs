@@ -222,3 +222,25 @@ fn entry(key: &Tuple, backend: u32, seen: u32) -> Flow {
     let backend = backend_word(backend, GENERATION);
     Flow { backend, tag: key.hash(), service: SERVICE, seen, ..Flow::default() }
 }
+
+/// Both entries of a flow, as seen outside, that leaves under the address of the node and `port`.
+pub fn masqueraded(key: Tuple, node: [u8; 16], port: u16) -> [(Tuple, Flow); 2] {
+    let forward = Flow {
+        tag: key.hash(),
+        seen: NOW,
+        flags: flow_flags::SOURCE | flow_flags::MASQUERADE,
+        source: node,
+        source_port: port.to_be_bytes(),
+        ..Flow::default()
+    };
+    let back = Tuple { destination: node, destination_port: port.to_be_bytes(), ..key.reversed() };
+    let reverse = Flow {
+        tag: back.hash(),
+        seen: NOW,
+        flags: flow_flags::REVERSE | flow_flags::DESTINATION | flow_flags::MASQUERADE,
+        destination: key.source,
+        destination_port: key.source_port,
+        ..Flow::default()
+    };
+    [(key, forward), (back, reverse)]
+}
