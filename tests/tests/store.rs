@@ -7,6 +7,8 @@
 mod conformance;
 #[path = "store/etcd.rs"]
 mod etcd;
+#[path = "store/file.rs"]
+mod file;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

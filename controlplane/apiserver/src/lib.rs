@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use diolkos_api::kind::Registry;
-use diolkos_store::{Etcd, EtcdConfig, Store};
+use diolkos_store::{Etcd, EtcdConfig, Local, Store};
 use ipnetwork::IpNetwork;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,10 +49,17 @@ pub struct Options {
     pub names: Vec<String>,
     /// Where the certificates are, or will be after the first start.
     pub cert_dir: PathBuf,
-    /// Without certificates, those of `cert_dir` are shown to etcd.
-    pub etcd: EtcdConfig,
+    pub store: StoreOptions,
     /// The ranges of ClusterIPs: one for each address family, the cluster's first family first.
     pub service_cidrs: Vec<IpNetwork>,
+}
+
+/// Where the objects rest.
+pub enum StoreOptions {
+    /// Without certificates, those of the server's `cert_dir` are shown to etcd.
+    Etcd(EtcdConfig),
+    /// One file, of which this server is the only user.
+    File(PathBuf),
 }
 
 /// What a server needs beside its store and its certificates.
@@ -127,15 +134,14 @@ async fn start(options: Options) -> anyhow::Result<Running> {
     let pki = Pki::open(&options.cert_dir, &names).context("cannot use the certificates")?;
     let server = SocketAddr::new(options.advertise_address, options.listen.port());
     let kubeconfig = pki.ensure_admin_kubeconfig(&format!("https://{server}"))?;
-    let store = Etcd::connect(with_own_certificates(options.etcd, &pki)).await.context("cannot use etcd")?;
-    store.wait_ready(STORE_PATIENCE).await.context("etcd is not there")?;
+    let store = open(options.store, &pki).await?;
     let settings = Settings {
         listen: options.listen,
         advertise_address: options.advertise_address,
         service_cidrs: options.service_cidrs,
         cache: cache::Limits::default(),
     };
-    let running = serve_with(Arc::new(store), &pki, settings).await?;
+    let running = serve_with(store, &pki, settings).await?;
     tracing::info!(address = %running.address(), kubeconfig = %kubeconfig.display(), "serving");
     Ok(running)
 }
@@ -192,6 +198,17 @@ fn service_addresses(ranges: &[IpNetwork], advertised: IpAddr) -> anyhow::Result
     Ok(addresses)
 }
 
+async fn open(store: StoreOptions, pki: &Pki) -> anyhow::Result<Arc<dyn Store>> {
+    match store {
+        StoreOptions::Etcd(config) => {
+            let store = Etcd::connect(with_own_certificates(config, pki)).await.context("cannot use etcd")?;
+            store.wait_ready(STORE_PATIENCE).await.context("etcd is not there")?;
+            Ok(Arc::new(store))
+        }
+        StoreOptions::File(path) => Ok(Arc::new(Local::open(&path).await.context("cannot use the store's file")?)),
+    }
+}
+
 fn with_own_certificates(mut etcd: EtcdConfig, pki: &Pki) -> EtcdConfig {
     if etcd.ca.is_none() && etcd.cert.is_none() && etcd.key.is_none() {
         etcd.ca = Some(pki.etcd_ca_pem().to_owned());
@@ -216,7 +233,10 @@ mod tests {
             names: Vec::new(),
             cert_dir: dir.path().to_owned(),
             // Nothing listens on the port of tcpmux here.
-            etcd: EtcdConfig { endpoints: vec!["https://127.0.0.1:1".into()], ..EtcdConfig::default() },
+            store: StoreOptions::Etcd(EtcdConfig {
+                endpoints: vec!["https://127.0.0.1:1".into()],
+                ..EtcdConfig::default()
+            }),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         };
         let stopped = run_until(options, tokio::time::sleep(Duration::from_millis(500)));

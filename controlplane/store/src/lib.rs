@@ -5,6 +5,7 @@
 
 mod etcd;
 mod limits;
+mod local;
 mod model;
 
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use futures::Stream;
 
 pub use etcd::{Etcd, EtcdConfig};
 pub use limits::{MAX_COMMIT_BYTES, MAX_COMMIT_OPERATIONS};
+pub use local::Local;
 pub use model::Model;
 
 /// A point in the store's history. The first write makes revision 1 or later; 0 is "before everything".
@@ -143,7 +145,7 @@ pub enum StoreError {
     Refused { operation: &'static str, cause: String },
 }
 
-/// A store. [`Etcd`] is the production one, [`Model`] a model of it in memory for tests; both pass the same
+/// A store. [`Etcd`] is the production one, [`Local`] one file for one machine, [`Model`] a model in memory for tests; all pass the same
 /// conformance suite.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {

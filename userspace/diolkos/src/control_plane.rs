@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use diolkos_apiserver::StoreOptions;
 use diolkos_store::EtcdConfig;
 use ipnetwork::IpNetwork;
 
@@ -31,6 +32,9 @@ pub(crate) struct ApiserverArgs {
         value_name = "CIDR[,CIDR]"
     )]
     service_cidr: Vec<IpNetwork>,
+    /// Where the objects rest: in etcd, or in a file that this apiserver alone uses.
+    #[arg(long, default_value = "etcd", value_name = "etcd|file:PATH", value_parser = parse_store)]
+    store: Rest,
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
@@ -45,13 +49,31 @@ pub(crate) struct ApiserverArgs {
     etcd_keyfile: Option<PathBuf>,
 }
 
+#[derive(Clone)]
+enum Rest {
+    Etcd,
+    File(PathBuf),
+}
+
+fn parse_store(text: &str) -> Result<Rest, String> {
+    match text.strip_prefix("file:") {
+        Some("") => Err("file: needs a path, as in file:/var/lib/diolkos/store.db".into()),
+        Some(path) => Ok(Rest::File(path.into())),
+        None if text == "etcd" => Ok(Rest::Etcd),
+        None => Err("it is etcd, or file: and a path".into()),
+    }
+}
+
 pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
-    let etcd = EtcdConfig {
-        endpoints: args.etcd_servers,
-        ca: read(args.etcd_cafile)?,
-        cert: read(args.etcd_certfile)?,
-        key: read(args.etcd_keyfile)?,
-        ..EtcdConfig::default()
+    let store = match args.store {
+        Rest::File(path) => StoreOptions::File(path),
+        Rest::Etcd => StoreOptions::Etcd(EtcdConfig {
+            endpoints: args.etcd_servers,
+            ca: read(args.etcd_cafile)?,
+            cert: read(args.etcd_certfile)?,
+            key: read(args.etcd_keyfile)?,
+            ..EtcdConfig::default()
+        }),
     };
     diolkos_apiserver::run(diolkos_apiserver::Options {
         listen: args.listen,
@@ -59,7 +81,7 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
         names: args.sans,
         cert_dir: args.cert_dir,
         service_cidrs: args.service_cidr,
-        etcd,
+        store,
     })
     .await
 }
