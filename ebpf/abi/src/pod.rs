@@ -6,7 +6,7 @@ use crate::address::{Address, address_words, hash};
 pub const ENDPOINTS: u32 = 1 << 14;
 /// Map `node`: ARRAY, node id -> [`Node`]. Id 0 is never given out.
 pub const NODES: u32 = 1 << 14;
-/// Map `route`: HASH, not preallocated, [`RouteKey`] -> [`Route`].
+/// Map `route`: HASH, not preallocated, [`RouteKey`] -> [`Route`]. Pod CIDRs come before nodes' addresses.
 pub const ROUTES: u32 = 1 << 14;
 /// Map `netns`: HASH, not preallocated, network namespace cookie -> [`Netns`]. Written by the agent's CNI server.
 pub const NETNSES: u32 = 1 << 14;
@@ -97,17 +97,26 @@ pub struct Node {
 }
 const _: () = assert!(size_of::<Node>() == 84 && align_of::<Node>() == 4);
 
-/// A pod CIDR: its address masked to the cluster-wide prefix length ([`crate::config::Config::route_mask_v4`]).
+/// A pod CIDR, its address masked to the cluster-wide prefix length ([`crate::config::Config::route_mask_v4`]); or an
+/// address of a node itself, in full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RouteKey {
     pub prefix: Address,
-    /// Tenant or zone of overlapping addresses; 0 is the only one in use.
+    /// [`zone`].
     pub zone: u32,
 }
 const _: () = assert!(size_of::<RouteKey>() == 20 && align_of::<RouteKey>() == 4);
 
-/// Where a pod CIDR lives.
+/// Values of [`RouteKey::zone`]: what of a node is meant.
+pub mod zone {
+    /// Its pod CIDRs.
+    pub const PODS: u32 = 0;
+    /// Its own addresses.
+    pub const NODES: u32 = 1;
+}
+
+/// Where a pod CIDR or a node's address lives.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {

@@ -7,7 +7,7 @@ use diolkos_abi::address::{Address, address_words, from_words, is_v4};
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Peer, PeerKey, Tuple};
 use diolkos_abi::counter::DropReason;
-use diolkos_abi::pod::{Endpoint, Netns, Node, RouteKey, address_tag, cookie_tag, hint_index};
+use diolkos_abi::pod::{Endpoint, Netns, Node, RouteKey, address_tag, cookie_tag, hint_index, zone};
 use diolkos_abi::service::{
     Affinity, AffinityKey, FrontendKey, MemberKey, frontend_flags, frontend_parts, member_parts, scope,
 };
@@ -139,11 +139,17 @@ pub(crate) fn route<const V6: bool, T: Tables>(config: &Config, tables: &mut T, 
     if id != 0 && tables.node(id).is_some_and(|node| equal(&pod_cidr::<V6>(&node), &prefix)) {
         return id;
     }
-    let id = routed(tables, &prefix, 0);
+    let id = routed(tables, &prefix, zone::PODS);
     if id != 0 {
         tables.remember_hint(hint_index(&from_words(prefix)), id);
     }
     id
+}
+
+/// The id of the other node that has an address itself; 0 for none.
+#[inline(always)]
+pub(crate) fn node_at<T: Tables>(tables: &mut T, address: &Words) -> u32 {
+    routed(tables, address, zone::NODES)
 }
 
 /// The node's own pod CIDR; of a node without one what no packet's prefix equals.
@@ -154,7 +160,7 @@ fn pod_cidr<const V6: bool>(node: &Node) -> Words {
 
 /// The node id that the route table gives for a prefix; 0 for none.
 ///
-/// A BPF subprogram: it is the path of the first packet only.
+/// A BPF subprogram: it is the path of the first packet of a flow, and of what nodes send through the tunnel themselves.
 #[inline(never)]
 fn routed<T: Tables>(tables: &mut T, prefix: &Words, zone: u32) -> u32 {
     let prefix = from_words(*prefix);

@@ -6,7 +6,7 @@
 //! it first.
 
 use diolkos_abi::address::{address_words, from_words, protocol};
-use diolkos_abi::config::Config;
+use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{Flow, Tuple, direction, flow_flags};
 use diolkos_abi::counter::{DropReason, Verdict};
 use diolkos_abi::service::slot_of;
@@ -28,7 +28,8 @@ const STEP: u32 = 0x9e37_79b9;
 const IDLE: u32 = 1;
 
 /// What the ends of a pod's packet become on its way out. It stays [`Verdict::Untouched`] in the middle of a connection that
-/// is not masqueraded: somebody who knows the way to pods has opened it, and knows the pod by its own address.
+/// is not masqueraded: somebody who knows the way to pods has opened it, and knows the pod by its own address. So it does
+/// without an overlay on its way to another node, which has a route to every pod.
 #[inline(never)]
 pub(crate) fn outgoing<const V6: bool, T: Tables>(
     config: &Config,
@@ -47,12 +48,19 @@ pub(crate) fn outgoing<const V6: bool, T: Tables>(
             flow.source_port
         }
         None if ip.protocol == protocol::TCP && !ip.transport.opens() => return Ok(()),
+        None if is_direct(config) && lookup::node_at(tables, &ip.destination) != 0 => return Ok(()),
         None => open::<V6, T>(config, tables, scratch, core)?,
     };
     scratch.verdict = Verdict::Masqueraded;
     scratch.ends.source = family::node::<V6>(config);
     scratch.ends.ports = ports(port, ip.transport.destination_port());
     Ok(())
+}
+
+/// With an overlay the network between the nodes need not know pods, and may drop what comes from one.
+#[inline(always)]
+const fn is_direct(config: &Config) -> bool {
+    config.features & features::DIRECT_ROUTING != 0
 }
 
 /// What the ends of an answer become on its way in; `false` when it answers no pod.

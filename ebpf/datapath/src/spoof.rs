@@ -1,6 +1,6 @@
 //! Who sends: a pod only from its own address and MAC, a node only for its own pods.
 
-use diolkos_abi::address::{address_words, from_words, is_v4, protocol};
+use diolkos_abi::address::{address_words, from_words, protocol};
 use diolkos_abi::config::Config;
 use diolkos_abi::counter::DropReason;
 use diolkos_abi::pod::Source;
@@ -171,7 +171,7 @@ pub(crate) fn neighbour<P: Packet, T: Tables>(
     Ok(true)
 }
 
-/// The overlay packet is of this cluster, and came from the node on which its source lives, or from the node itself.
+/// The overlay packet is of this cluster, and came from the node on which its source lives, or whose own address that is.
 #[inline(never)]
 pub(crate) fn check_peer<const V6: bool, P: Packet, T: Tables>(
     config: &Config,
@@ -185,10 +185,10 @@ pub(crate) fn check_peer<const V6: bool, P: Packet, T: Tables>(
     }
     let source = narrowed::<V6>(&scratch.ip.source);
     let remote = address_words(&tunnel.remote);
-    if is_v4(&tunnel.remote) != V6 && equal(&source, &remote) {
-        return Ok(());
-    }
-    let id = lookup::route::<V6, T>(config, tables, &source);
+    let id = match lookup::route::<V6, T>(config, tables, &source) {
+        0 => lookup::node_at(tables, &source),
+        id => id,
+    };
     let node = tables.node(id).filter(|_| id != 0).ok_or(DropReason::UnknownPeer)?;
     match deliver::remote(&node) {
         Some(end) if equal(&address_words(&end), &remote) => Ok(()),

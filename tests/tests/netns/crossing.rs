@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 
-use crate::pair::{EMPTY, HOST, Namespace, OTHER_HOST, OWN, Pair, SERVED, UNKNOWN, VIPS, node, pod};
+use crate::pair::{BACKEND_PORT, EMPTY, HOST, Namespace, OTHER_HOST, OWN, Pair, SERVED, UNKNOWN, VIPS, node, pod};
 use crate::raw::{Fragments, send_raw};
 use crate::talk::{self, Place};
 
@@ -37,6 +37,16 @@ fn a_pod_reaches_itself_through_its_service_packet_by_packet() {
             assert_eq!(seen.map(|seen| seen.ip()), [VIPS[family]; 2], "{to}");
         }
         assert_eq!(reach(&pair.first.pod, to), [VIPS[family]; 2], "{to}, in bulk");
+    });
+}
+
+#[test]
+fn a_process_of_another_node_answers_through_the_tunnel_under_the_nodes_own_address() {
+    for_each_family(|pair, family| {
+        let before = pair.first.verdicts(Hook::FromOverlay, Verdict::Pod);
+        let seen = reach(&pair.first.pod, SocketAddr::new(node(2)[family], BACKEND_PORT));
+        assert_eq!(seen, [pod(1, 10)[family]; 2], "nothing is masqueraded here");
+        assert!(pair.first.verdicts(Hook::FromOverlay, Verdict::Pod) > before);
     });
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use diolkos_abi::counter::{Hook, Verdict};
 
-use crate::pair::{BACKEND_PORT, HOST, Namespace, OTHER_HOST, OWN, PORTS_FIRST, Pair, SERVED, Setup, VIPS, node, pod};
+use crate::pair::{
+    BACKEND_PORT, HOST, Namespace, OTHER_HOST, OUTSIDE, OWN, PORTS_FIRST, Pair, SERVED, Setup, VIPS, node, pod,
+};
 use crate::talk::{self, Place};
 
 fn for_each_family(test: impl Fn(&Pair, usize)) {
@@ -50,6 +52,21 @@ fn services_answer_pods_of_neighbours_without_an_overlay() {
                 reach(&half.pod, to(port));
             }
         }
+    });
+}
+
+#[test]
+fn pods_and_other_nodes_know_each_other_by_their_own_addresses_beside_masquerade() {
+    static PLACE: Place = Place::new();
+    let make = || Pair::with(Setup { direct: true, outside: true, ..Setup::default() });
+    talk::for_each_family(&PLACE, make, |pair, family| {
+        let (of_pod, of_node) = (pod(1, 10)[family], node(2)[family]);
+        let seen = reach(&pair.second.node, SocketAddr::new(of_pod, BACKEND_PORT));
+        assert_eq!(addresses(seen), [of_node; 2], "a process of the node asks a pod");
+        let seen = reach(&pair.first.pod, SocketAddr::new(of_node, BACKEND_PORT));
+        assert_eq!(addresses(seen), [of_pod; 2], "a pod asks a process of the node");
+        let seen = reach(&pair.first.pod, SocketAddr::new(OUTSIDE[family], BACKEND_PORT));
+        assert_eq!(addresses(seen), [node(1)[family]; 2], "the outside knows no pod");
     });
 }
 

@@ -149,6 +149,15 @@ fn networks_that_know_pods_and_pods_of_other_nodes_see_a_pods_own_address() {
 }
 
 #[test]
+fn beside_an_overlay_another_node_sees_a_pod_under_its_nodes_address() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(node(2)[family], BACKEND_PORT);
+        let seen = pair.at_client(|| [talk::connect(to).1, talk::ask(to)]);
+        seen.into_iter().for_each(|seen| assert_masqueraded(seen, family));
+    });
+}
+
+#[test]
 fn pods_reach_a_service_on_the_host_network_of_either_node() {
     for_each_family(|pair, family| {
         for port in [HOST, OTHER_HOST] {

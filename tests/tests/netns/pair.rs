@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use aya::programs::tc::qdisc_add_clsact;
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -31,6 +32,7 @@ pub(crate) const FAR: u16 = 86;
 pub(crate) const BACKEND_PORT: u16 = 8080;
 /// A service's address, one that no service has, and one of the second node that no pod has; of each family.
 pub(crate) const VIPS: [IpAddr; 2] = [v4(10, 96, 10), v6(0xfd96, 0x10)];
+pub(crate) const HOOKED_VIPS: [IpAddr; 2] = [v4(10, 96, 20), v6(0xfd96, 0x20)];
 pub(crate) const UNALLOCATED: [IpAddr; 2] = [v4(10, 96, 11), v6(0xfd96, 0x11)];
 pub(crate) const GONE: [IpAddr; 2] = [pod(2, 77)[0], pod(2, 77)[1]];
 /// What the way to the second node takes, when a test wants it to take less than the pods.
@@ -51,6 +53,10 @@ pub(crate) struct Setup {
     pub(crate) direct: bool,
     /// Behind the first node is an outside, which has no route to pods.
     pub(crate) outside: bool,
+    /// The services have addresses of their own, so that hooks of the first node's sockets touch no other test's.
+    pub(crate) hooked: bool,
+    /// Refusals are left to the packet path, as where `bpf_set_retval` is not there.
+    pub(crate) no_retval: bool,
 }
 
 const fn v4(a: u8, b: u8, d: u8) -> IpAddr {
@@ -137,6 +143,10 @@ impl Setup {
     /// What pods' devices take.
     fn pods_mtu(self) -> u16 {
         if self.direct { 1500 } else { 1450 }
+    }
+
+    fn vips(self) -> [IpAddr; 2] {
+        if self.hooked { HOOKED_VIPS } else { VIPS }
     }
 }
 
@@ -243,6 +253,23 @@ impl Half {
         let all = Hook::ALL.into_iter().flat_map(|hook| DropReason::ALL.map(|reason| (hook, reason)));
         let counted = all.map(|(hook, reason)| (hook, reason, counters[drop_index(hook, reason) as usize]));
         counted.filter(|(.., count)| *count > 0).map(|(hook, reason, n)| (hook.name(), reason.name(), n)).collect()
+    }
+
+    /// Puts the socket programs on a cgroup.
+    pub(crate) fn hook_sockets(&self, cgroup: &Path) {
+        let (directory, mut dataplane) = (File::open(cgroup).unwrap(), self.dataplane.borrow_mut());
+        for name in ["connect", "sendmsg", "recvmsg", "getpeername"]
+            .iter()
+            .flat_map(|name| [format!("{name}4"), format!("{name}6")])
+        {
+            let program: &mut CgroupSockAddr = dataplane.ebpf.program_mut(&name).unwrap().try_into().unwrap();
+            program.attach(&directory, CgroupAttachMode::Single).expect("a socket hook can be attached");
+        }
+    }
+
+    /// How many directions of flows conntrack knows.
+    pub(crate) fn flows(&self) -> usize {
+        self.dataplane.borrow().flows().len()
     }
 
     /// How often a hook refused for a reason.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::counter::{DropReason, Hook, drop_index};
-use diolkos_abi::pod::{self, Route, RouteKey};
+use diolkos_abi::pod::{self, Route, RouteKey, zone};
 use diolkos_agent::Routing;
 use diolkos_agent::dataplane::Shared;
 use diolkos_agent::dataplane::kernel::{Kernel, KernelOptions};
@@ -230,9 +230,12 @@ impl Live {
         };
         let mut dataplane = node.dataplane.lock();
         dataplane.upsert_node(n.into(), &entry).unwrap();
-        for prefix in [v4_mapped(v4.network().octets()), v6.network().octets()] {
-            let route = Route { node: n.into(), ..Route::default() };
-            dataplane.upsert_route(RouteKey { prefix, zone: 0 }, route).unwrap();
+        let prefixes = [v4_mapped(v4.network().octets()), v6.network().octets()];
+        let own = [node_v4.map(|address| v4_mapped(address.octets())), Some(node_v6(n).octets())];
+        let pods = prefixes.map(|prefix| RouteKey { prefix, zone: zone::PODS });
+        let own = own.into_iter().flatten().map(|prefix| RouteKey { prefix, zone: zone::NODES });
+        for key in pods.into_iter().chain(own) {
+            dataplane.upsert_route(key, Route { node: n.into(), ..Route::default() }).unwrap();
         }
         drop(dataplane);
         let cidr = |cidr| RemoteCidr { cidr, node_v4, node_v6: Some(node_v6(n)) };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_abi::address::Address;
-use diolkos_abi::pod::{Node, Route, RouteKey};
+use diolkos_abi::pod::{Node, Route, RouteKey, zone};
 pub use diolkos_abi::service::RETIRED_ROW;
 use diolkos_abi::service::{Backend, FrontendKey, MemberKey, frontend_flags, frontend_word, scope};
 
@@ -52,7 +52,7 @@ pub enum Owner {
     Housekeeping,
 }
 
-/// A write to the maps. The order of the variants is the order in a plan.
+/// A write to the maps. The order of the variants is the order in a plan, but that a node's own address goes first of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     SetNode {
@@ -157,8 +157,8 @@ pub struct Planner {
     backends: Backends,
     node_ids: Ids,
     nodes: BTreeMap<Arc<str>, NodeRecord>,
-    /// Pod CIDR address to node id.
-    routes: HashMap<Address, u32>,
+    /// Pod CIDR or a node's own address to node id.
+    routes: HashMap<RouteKey, u32>,
     leftovers: Leftovers,
 }
 
@@ -207,6 +207,8 @@ fn removal(key: FrontendKey) -> Operation {
 impl Operation {
     fn rank(&self) -> u8 {
         match self {
+            // Pod CIDRs come before nodes' own addresses, which make room at once.
+            Self::RemoveRoute { key } if key.zone == zone::NODES => 0,
             Self::SetNode { .. } => 0,
             Self::SetRoute { .. } => 1,
             Self::SetBackend { .. } => 2,

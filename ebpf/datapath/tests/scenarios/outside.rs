@@ -21,7 +21,7 @@ const PORTS: (u16, u16) = (61_000, 1000);
 const NODE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
 
 pub fn all() -> Vec<Scenario> {
-    FAMILIES.into_iter().flat_map(|family| [packets(family), errors(family)].concat()).collect()
+    FAMILIES.into_iter().flat_map(|family| [packets(family), nodes(family), errors(family)].concat()).collect()
 }
 
 fn node(family: Family) -> IpAddr {
@@ -61,12 +61,16 @@ fn comes(family: Family, names: [&'static str; 2], flows: &[(Tuple, Flow)], byte
 
 /// Both entries of the pod's flow of this protocol to the web, and the node's port it leaves from.
 fn flow(family: Family, protocol: u8) -> ([(Tuple, Flow); 2], SocketAddr) {
-    let (pod, web) = (pod(family), web(family));
+    flow_to(family, protocol, web(family))
+}
+
+fn flow_to(family: Family, protocol: u8, to: SocketAddr) -> ([(Tuple, Flow); 2], SocketAddr) {
+    let pod = pod(family);
     let key = Tuple {
         source: mapped(pod.ip()),
-        destination: mapped(web.ip()),
+        destination: mapped(to.ip()),
         source_port: pod.port().to_be_bytes(),
-        destination_port: web.port().to_be_bytes(),
+        destination_port: to.port().to_be_bytes(),
         protocol,
         direction: direction::OUTSIDE,
         zone: 0,
@@ -122,6 +126,61 @@ fn packets(family: Family) -> Vec<Scenario> {
             inwards(web, udp_end).udp(b"answer"),
         )
         .reaches_pod(CLIENT_IFINDEX, at_pod(web, pod).udp(b"answer"))
+        .leaves(&datagrams),
+    ]
+}
+
+/// A pod and another node.
+fn nodes(family: Family) -> Vec<Scenario> {
+    let (pod, there) = (pod(family), SocketAddr::new(family.remote_node, 53));
+    let (datagrams, end) = flow_to(family, protocol::UDP, there);
+    let datagram = || out(pod, there).udp(b"odd");
+    let direct = |config: &mut Config| {
+        config.features |= features::DIRECT_ROUTING;
+        config.overlay_ifindex = 0;
+    };
+    let name = family.name("nothing_is_known_of_a_node_but_its_pods", "nothing_is_known_of_a_node_but_its_pods_v6");
+    vec![
+        leaves(
+            family,
+            [
+                "a_node_sees_a_pods_datagram_under_its_own_address",
+                "a_node_sees_a_pods_datagram_under_its_own_address_v6",
+            ],
+            &[],
+            datagram(),
+        )
+        .configured(direct),
+        leaves(
+            family,
+            ["a_node_sees_a_pods_connection_under_its_own_address", "a_node_sees_the_same_connection_over_ipv6"],
+            &[],
+            out(pod, there).tcp(SYN, b""),
+        )
+        .configured(direct),
+        leaves(family, ["a_node_sees_who_pings_it", "a_node_sees_who_pings_it_v6"], &[], out(pod, there).ping(b"odd"))
+            .configured(direct),
+        leaves(
+            family,
+            ["what_was_masqueraded_to_a_node_stays_so", "what_was_masqueraded_to_a_node_stays_so_v6"],
+            &datagrams,
+            datagram(),
+        )
+        .configured(direct)
+        .becomes(Verdict::Masqueraded, out(end, there).udp(b"odd"))
+        .leaves(&datagrams),
+        Scenario::new(name, Hook::ToNetdev, UPLINK, dual(&[]).without_own_addresses(), datagram())
+            .configured(uplink)
+            .configured(direct)
+            .becomes(Verdict::Masqueraded, out(end, there).udp(b"odd"))
+            .leaves(&datagrams),
+        leaves(
+            family,
+            ["beside_an_overlay_a_node_sees_a_pods_node", "beside_an_overlay_a_node_sees_a_pods_node_v6"],
+            &[],
+            datagram(),
+        )
+        .becomes(Verdict::Masqueraded, out(end, there).udp(b"odd"))
         .leaves(&datagrams),
     ]
 }

@@ -3,6 +3,7 @@
 use diolkos_abi::address::v4_mapped;
 use diolkos_abi::config::ENCAPSULATED_MARK;
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
+use diolkos_abi::pod::Node;
 use diolkos_datapath::Tunnel;
 
 use super::from_container::{FROM, at_overlay, at_server};
@@ -38,7 +39,10 @@ fn arriving() -> Vec<Scenario> {
     let at_client =
         |source, frame: &Frame| Frame { source, to_mac: POD_MAC, from_mac: HOST_MAC, ttl: 63, ..frame.clone() }.bytes();
     let opening = from_node_2(Frame::tcp(FAR_END, FROM, SYN));
+    let of_node = from_node_2(Frame::tcp((NODE_2_TUNNEL, 40_000), (SERVER, 8080), SYN));
     vec![
+        arrives("a_process_of_another_node_speaks_under_the_nodes_address", World::new(), of_node.bytes())
+            .reaches_pod(SERVER_IFINDEX, at_server(&of_node)),
         arrives("a_pod_is_reached_from_another_node", World::new(), data.bytes())
             .reaches_pod(SERVER_IFINDEX, at_server(&data)),
         arrives("a_connection_from_another_node_opens", World::new(), syn.bytes())
@@ -86,12 +90,25 @@ fn refused() -> Vec<Scenario> {
     };
     let from_own_pod = from_node_2(Frame::tcp((CLIENT, 40_000), (SERVER, 8080), ACK));
     let from_lost = from_node_2(Frame::tcp((LOST, 40_000), (SERVER, 8080), ACK));
+    let of_node = from_node_2(Frame::tcp((NODE_2_TUNNEL, 40_000), (SERVER, 8080), ACK));
+    let mut other = World::new();
+    other.nodes.push((3, Node { tunnel_v4: [192, 168, 0, 3], ..Node::default() }));
+    other.own_address(address([192, 168, 0, 3]), 3);
+    let of_other = from_node_2(Frame::tcp(([192, 168, 0, 3], 40_000), (SERVER, 8080), ACK));
     let from_outside = from_node_2(Frame::tcp((OUTSIDE, 40_000), (SERVER, 8080), ACK));
     vec![
         from("a_peer_that_is_no_node_drops", &data, [192, 168, 0, 99]),
         from("a_node_speaks_for_no_pod_of_this_node", &from_own_pod, NODE_2_TUNNEL),
         from("a_node_speaks_for_no_unknown_nodes_pod", &from_lost, NODE_2_TUNNEL),
         from("a_node_speaks_for_nobody_outside", &from_outside, NODE_2_TUNNEL),
+        from("a_peer_that_is_no_node_speaks_under_no_nodes_address", &of_node, [192, 168, 0, 99]),
+        arrives("a_node_speaks_under_no_other_nodes_address", other, of_other.bytes()).drops(DropReason::UnknownPeer),
+        arrives(
+            "a_node_speaks_under_no_address_that_is_not_known_for_its_own",
+            World::new().without_own_addresses(),
+            of_node.bytes(),
+        )
+        .drops(DropReason::UnknownPeer),
         wrong.drops(DropReason::WrongVni),
         naked.drops(DropReason::NoTunnel),
         arrives("no_such_pod_behind_the_overlay_drops", World::new(), stranger.bytes()).drops(DropReason::NoSuchPod),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use diolkos_abi::address::{Address, protocol, v4_mapped};
 use diolkos_abi::config::Config;
 use diolkos_abi::conntrack::{Flow, Tuple, backend_word, direction, flow_flags};
-use diolkos_abi::pod::{Endpoint, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Route, RouteKey, address_tag, zone};
 use diolkos_abi::service::{
     Backend, FrontendKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
 };
@@ -31,6 +31,8 @@ pub struct Family {
     pub remote: IpAddr,
     /// The gateway of node 2.
     pub remote_gateway: IpAddr,
+    /// Node 2 itself.
+    pub remote_node: IpAddr,
     pub vip: IpAddr,
     /// Of the service CIDR, and no service's.
     pub unallocated: IpAddr,
@@ -44,6 +46,7 @@ pub const V4: Family = Family {
     stranger: v4([10, 244, 1, 77]),
     remote: v4([10, 244, 2, 20]),
     remote_gateway: v4([10, 244, 2, 1]),
+    remote_node: v4(world::NODE_2_TUNNEL),
     vip: v4([10, 96, 0, 10]),
     unallocated: v4([10, 96, 0, 99]),
 };
@@ -56,6 +59,7 @@ pub const V6: Family = Family {
     stranger: v6(0xfd44, 1, 0x77),
     remote: v6(0xfd44, 2, 0x20),
     remote_gateway: v6(0xfd44, 2, 1),
+    remote_node: v6(0xfd00, 0, 2),
     vip: v6(0xfd96, 0, 0x10),
     unallocated: v6(0xfd96, 0, 0x99),
 };
@@ -104,7 +108,8 @@ pub fn dual(backends: &[u32]) -> World {
     }
     let prefix = mapped(v6(0xfd44, 2, 0));
     let route = Route { tag: address_tag(&prefix), node: world::NODE_2, ..Route::default() };
-    world.routes.push((RouteKey { prefix, zone: 0 }, route));
+    world.routes.push((RouteKey { prefix, zone: zone::PODS }, route));
+    world.own_address(mapped(V6.remote_node), world::NODE_2);
     for family in FAMILIES {
         let marker = FrontendKey::new(mapped(family.vip), [0; 2], 0, scope::CLUSTER);
         world.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));

@@ -3,7 +3,7 @@
 use diolkos_abi::address::protocol;
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{Flow, Fragment, FragmentKey, Tuple, backend_word, direction, flow_flags};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, address_tag, zone};
 use diolkos_abi::service::{
     Backend, FrontendKey, MemberKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
 };
@@ -87,6 +87,7 @@ impl World {
         ));
         world.route([10, 244, 2, 0], NODE_2);
         world.route([10, 244, 3, 0], 3);
+        world.own_address(address(NODE_2_TUNNEL), NODE_2);
         world.frontend(VIP, SERVICE);
         world.backend(LOCAL, LOCAL_END, 0);
         world.backend(FAR, FAR_END, NODE_2);
@@ -154,7 +155,20 @@ impl World {
 
     fn route(&mut self, prefix: [u8; 4], node: u32) {
         let prefix = address(prefix);
-        self.routes.push((RouteKey { prefix, zone: 0 }, Route { tag: address_tag(&prefix), node, ..Route::default() }));
+        let key = RouteKey { prefix, zone: zone::PODS };
+        self.routes.push((key, Route { tag: address_tag(&prefix), node, ..Route::default() }));
+    }
+
+    /// A node has an address itself.
+    pub fn own_address(&mut self, address: [u8; 16], node: u32) {
+        let key = RouteKey { prefix: address, zone: zone::NODES };
+        self.routes.push((key, Route { tag: address_tag(&address), node, ..Route::default() }));
+    }
+
+    /// Nothing is known of nodes but their pod CIDRs.
+    pub fn without_own_addresses(mut self) -> Self {
+        self.routes.retain(|(key, _)| key.zone == zone::PODS);
+        self
     }
 }
 

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, Lifetimes, features};
-use diolkos_abi::pod::{Endpoint, Node, Route, RouteKey, address_tag};
+use diolkos_abi::pod::{Endpoint, Node, Route, RouteKey, address_tag, zone};
 use diolkos_abi::service::{
     Backend, FrontendKey, Service, backend_state, frontend_flags, frontend_word, row_word, scope,
 };
 
 use super::{
-    BACKEND_PORT, EMPTY, FAR, HOST, NATIVE, OTHER_HOST, OUTSIDE, OWN, PORTS_FIRST, SERVED, Setup, VIPS, host_mac, node,
+    BACKEND_PORT, EMPTY, FAR, HOST, NATIVE, OTHER_HOST, OUTSIDE, OWN, PORTS_FIRST, SERVED, Setup, host_mac, node,
     overlay_mac, pod, pod_mac, v6,
 };
 use crate::scenarios::world::World;
@@ -72,7 +72,7 @@ pub(super) fn config(number: u8, setup: Setup) -> Config {
         ports_count: u16::MAX - PORTS_FIRST + 1,
         cores: aya::util::nr_cpus().unwrap().try_into().unwrap(),
         lifetimes: LIFETIMES,
-        features: features::SET_RETVAL | features::REDIRECT_PEER | chosen,
+        features: features::REDIRECT_PEER | chosen | if setup.no_retval { 0 } else { features::SET_RETVAL },
         ..Config::EMPTY
     }
 }
@@ -105,11 +105,13 @@ pub(super) fn world(number: u8, setup: Setup) -> World {
         ..Node::default()
     };
     world.nodes.push((OTHER, entry));
-    for prefix in prefixes(other) {
-        let route = Route { tag: address_tag(&prefix), node: OTHER, ..Route::default() };
-        world.routes.push((RouteKey { prefix, zone: 0 }, route));
+    let pods = prefixes(other).map(|prefix| RouteKey { prefix, zone: zone::PODS });
+    let own = [node_v4, node_v6].map(|prefix| RouteKey { prefix, zone: zone::NODES });
+    for key in [pods, own].concat() {
+        let route = Route { tag: address_tag(&key.prefix), node: OTHER, ..Route::default() };
+        world.routes.push((key, route));
     }
-    add_services(&mut world, number);
+    add_services(&mut world, number, setup);
     world
 }
 
@@ -126,10 +128,10 @@ fn services(family: usize) -> [(u16, Option<IpAddr>, u8); 6] {
 }
 
 /// Each service of each family, over TCP and over UDP.
-fn add_services(world: &mut World, number: u8) {
+fn add_services(world: &mut World, number: u8, setup: Setup) {
     let mut id = 0;
     for family in [0, 1] {
-        let vip = mapped(VIPS[family]);
+        let vip = mapped(setup.vips()[family]);
         let marker = FrontendKey::new(vip, [0; 2], 0, scope::CLUSTER);
         world.frontends.push((marker, frontend_word(0, marker.tag(), frontend_flags::ADDRESS)));
         for (protocol, (port, backend, lives_on)) in

@@ -18,6 +18,8 @@ pub struct DesiredNode {
     pub node: Node,
     /// Its pod CIDRs of the families this node has.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// Its own addresses of those families, which no other node has.
+    pub addresses: Vec<Address>,
 }
 
 impl DesiredNode {
@@ -36,11 +38,14 @@ impl DesiredNode {
     }
 }
 
-/// What a Node says: its first InternalIP and its first pod CIDR of each family.
+/// What a Node says: its InternalIPs, and the first pod CIDR of each family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
+    /// The first InternalIP of each family.
     pub ip_v4: Option<Ipv4Addr>,
     pub ip_v6: Option<Ipv6Addr>,
+    /// The others.
+    pub other_ips: Vec<IpAddr>,
     pub pod_cidr_v4: Option<Ipv4Network>,
     pub pod_cidr_v6: Option<Ipv6Network>,
 }
@@ -52,8 +57,9 @@ impl NodeFacts {
         let mut facts = Self::default();
         for ip in internal.filter_map(|address| address.address.parse().ok()) {
             match ip {
-                IpAddr::V4(ip) => facts.ip_v4 = facts.ip_v4.or(Some(ip)),
-                IpAddr::V6(ip) => facts.ip_v6 = facts.ip_v6.or(Some(ip)),
+                IpAddr::V4(ip) if facts.ip_v4.is_none() => facts.ip_v4 = Some(ip),
+                IpAddr::V6(ip) if facts.ip_v6.is_none() => facts.ip_v6 = Some(ip),
+                other => facts.other_ips.push(other),
             }
         }
         let Some(spec) = &object.spec else { return Ok(facts) };
@@ -93,7 +99,36 @@ pub fn nodes<'a>(
             Err(reason) => refusals.push(Refusal { object: format!("Node {name}"), reason }),
         }
     }
+    refusals.extend(settle_addresses(&mut desired, this));
     (desired, refusals)
+}
+
+/// Leaves each address to one node: to the one that is reached by it before all others, then to the first by name. Under
+/// an address of another node or of a pod, a node could speak for those.
+fn settle_addresses(desired: &mut BTreeMap<Arc<str>, DesiredNode>, this: &ThisNode) -> Vec<Refusal> {
+    let own = [this.node_v4.map(IpAddr::V4), this.node_v6.map(IpAddr::V6)].into_iter().flatten().map(super::address);
+    let mut owners: BTreeMap<Address, Arc<str>> = own.map(|address| (address, Arc::from(this.name.as_str()))).collect();
+    let mut claims: Vec<(bool, Arc<str>, Address)> = Vec::new();
+    for (name, node) in &mut *desired {
+        let ends = [v4_mapped(node.node.tunnel_v4), node.node.tunnel_v6];
+        claims.extend(node.addresses.drain(..).map(|address| (!ends.contains(&address), name.clone(), address)));
+    }
+    claims.sort();
+    let mut refusals = Vec::new();
+    for (_, name, address) in claims {
+        let ip = IpAddr::from(Ipv6Addr::from(address)).to_canonical();
+        let owner = owners.entry(address).or_insert_with(|| name.clone());
+        let reason = if this.is_own_pod(&address) {
+            Reason::NodeAddressOfPods(ip)
+        } else if *owner != name {
+            Reason::NodeAddressTaken { address: ip, by: owner.to_string() }
+        } else {
+            desired.entry(name).and_modify(|node| node.addresses.push(address));
+            continue;
+        };
+        refusals.push(Refusal { object: format!("Node {name}"), reason });
+    }
+    refusals
 }
 
 fn node(facts: &NodeFacts, this: &ThisNode) -> Result<Option<DesiredNode>, Reason> {
@@ -135,7 +170,15 @@ fn node(facts: &NodeFacts, this: &ThisNode) -> Result<Option<DesiredNode>, Reaso
         ..Node::default()
     };
     let pod_cidrs = cidr_v4.map(IpNetwork::V4).into_iter().chain(cidr_v6.map(IpNetwork::V6)).collect();
-    Ok(Some(DesiredNode { node, pod_cidrs }))
+    Ok(Some(DesiredNode { node, pod_cidrs, addresses: addresses(facts, this) }))
+}
+
+/// A node's own addresses of the families this node has, each once.
+fn addresses(facts: &NodeFacts, this: &ThisNode) -> Vec<Address> {
+    let first = [facts.ip_v4.map(IpAddr::V4), facts.ip_v6.map(IpAddr::V6)].into_iter().flatten();
+    let all = first.chain(facts.other_ips.iter().copied()).map(super::address);
+    let ours: BTreeSet<Address> = all.filter(|address| this.has(super::family(address))).collect();
+    ours.into_iter().collect()
 }
 
 /// The device behind which a node is a neighbour, 0 when there is none, and its addresses there.

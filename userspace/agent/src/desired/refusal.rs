@@ -1,5 +1,7 @@
 //! Why an object is not served.
 
+use std::net::IpAddr;
+
 use super::Family;
 
 /// An object that is left out of the maps, and why.
@@ -48,6 +50,12 @@ pub enum Reason {
     PodCidrTaken,
     #[error("it has a pod CIDR but no InternalIP of a family this node has: its kubelet must report status.addresses")]
     NoInternalIp,
+    #[error(
+        "InternalIP {address} is that of Node {by} already: it is left out; correct status.addresses of one of them"
+    )]
+    NodeAddressTaken { address: IpAddr, by: String },
+    #[error("InternalIP {0} lies in this node's pod CIDR: it is left out; correct status.addresses")]
+    NodeAddressOfPods(IpAddr),
 }
 
 impl Reason {
@@ -68,6 +76,8 @@ impl Reason {
             Self::PodCidrLength { .. } => "pod_cidr_length",
             Self::PodCidrTaken => "pod_cidr_taken",
             Self::NoInternalIp => "no_internal_ip",
+            Self::NodeAddressTaken { .. } => "node_address_taken",
+            Self::NodeAddressOfPods(_) => "node_address_of_pods",
         }
     }
 }

@@ -307,6 +307,41 @@ fn a_node_of_two_families_has_both_pod_cidrs_and_tunnel_ends() {
 }
 
 #[test]
+fn an_address_is_that_of_one_node_and_of_no_pod() {
+    let all = [
+        node_object("n2", &["192.0.2.3", "192.0.2.2", "fd00::2", "192.0.2.3"], &["10.244.2.0/24"]),
+        node_object("n3", &["192.0.2.4", "192.0.2.2", "192.0.2.33"], &["10.244.3.0/24"]),
+        node_object("n4", &["192.0.2.2", "10.244.1.7"], &["10.244.4.0/24"]),
+        node_object("n5", &["192.0.2.1"], &["10.244.5.0/24"]),
+    ];
+    let (desired, refusals) = desired_nodes(&all, &this());
+    let own = |name: &str| -> Vec<String> {
+        let addresses = desired[name].addresses.iter();
+        addresses.map(|address| Ipv6Addr::from(*address).to_ipv4_mapped().unwrap().to_string()).collect()
+    };
+    assert_eq!(own("n2"), ["192.0.2.3"], "this node has no IPv6, and n4 is reached by the other");
+    assert_eq!(own("n3"), ["192.0.2.4", "192.0.2.33"]);
+    assert_eq!(own("n4"), ["192.0.2.2"]);
+    assert!(own("n5").is_empty(), "it is this node's");
+    let said: Vec<_> = refusals.iter().map(|refusal| (refusal.object.as_str(), refusal.reason.to_string())).collect();
+    let taken = |address: &str, by: &str| {
+        format!(
+            "InternalIP {address} is that of Node {by} already: it is left out; correct status.addresses of one of them"
+        )
+    };
+    let of_pods = "InternalIP 10.244.1.7 lies in this node's pod CIDR: it is left out; correct status.addresses";
+    let expected = [
+        ("Node n5", taken("192.0.2.1", "n1")),
+        ("Node n2", taken("192.0.2.2", "n4")),
+        ("Node n3", taken("192.0.2.2", "n4")),
+        ("Node n4", of_pods.to_owned()),
+    ];
+    assert_eq!(said, expected);
+    let dual = [node_object("n2", &["fd00::2", "192.0.2.2"], &["10.244.2.0/24", "fd44:0:0:2::/64"])];
+    assert_eq!(desired_nodes(&dual, &this_dual()).0["n2"].addresses.len(), 2);
+}
+
+#[test]
 fn what_is_not_served_of_a_service_is_named() {
     let words = |mut spec: serde_json::Value| {
         spec["ports"] = json!([{ "port": 80 }]);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::pod::{Endpoint, RouteKey};
+use diolkos_abi::pod::{Endpoint, RouteKey, zone};
 use diolkos_abi::service::{backend_state, frontend_parts, row_parts, scope};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -176,7 +176,7 @@ fn a_replayed_source_ends_in_served_services_and_known_nodes() {
     assert_eq!(backends(&dataplane, [10, 96, 0, 2], 5432), None);
     let cidrs: Vec<String> = driver.pod_cidrs().unwrap().iter().map(|remote| remote.cidr.to_string()).collect();
     assert_eq!(cidrs, ["10.244.2.0/24", "10.244.3.0/24"]);
-    let prefix = RouteKey { prefix: v4_mapped([10, 244, 3, 0]), zone: 0 };
+    let prefix = RouteKey { prefix: v4_mapped([10, 244, 3, 0]), zone: zone::PODS };
     assert!(content(&dataplane).routes.iter().any(|(key, _)| *key == prefix));
 }
 
@@ -389,7 +389,9 @@ fn a_service_of_two_families_has_a_row_for_each_and_a_marker_for_each_address() 
         let key = marker(address);
         assert!(found.frontends.contains(&(key, marker_word(&key))), "{address:?} has no marker");
     }
-    assert_eq!(found.routes.len(), 2, "a pod CIDR of each family");
+    let mut zones: Vec<_> = found.routes.iter().map(|(key, _)| key.zone).collect();
+    zones.sort_unstable();
+    assert_eq!(zones, [zone::PODS, zone::PODS, zone::NODES], "a pod CIDR of each family, and its own address");
     // Without the second family its row, frontend and marker go.
     web.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.1".into()]);
     driver.apply(Change::Service(web));

@@ -36,7 +36,6 @@ impl Planner {
         }
         let nodes: BTreeMap<u32, _> = found.nodes.iter().copied().filter(|(id, _)| *id > 0).collect();
         let row_ids = found.rows.iter().map(|(id, _)| *id).chain(rows.keys().copied());
-        let routes = found.routes.iter().filter(|(key, _)| key.zone == 0);
         Self {
             capacities,
             quarantine,
@@ -48,7 +47,7 @@ impl Planner {
             backends,
             node_ids: Ids::adopt(capacities.nodes, nodes.keys().copied(), &nodes.keys().copied().collect(), until),
             nodes: BTreeMap::new(),
-            routes: routes.map(|(key, route)| (key.prefix, route.node)).collect(),
+            routes: found.routes.iter().map(|(key, route)| (*key, route.node)).collect(),
             leftovers: Leftovers {
                 rows,
                 frontends,

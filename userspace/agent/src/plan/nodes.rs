@@ -1,11 +1,11 @@
-//! Nodes and the pod CIDRs that live there.
+//! Nodes, the pod CIDRs that live there, and their own addresses.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_abi::address::Address;
-use diolkos_abi::pod::{Node, Route, RouteKey};
+use diolkos_abi::pod::{Node, Route, RouteKey, zone};
 
 use super::{NoRoom, Operation, Owner, Planner, Step, ordered};
 use crate::dataplane::map;
@@ -19,7 +19,8 @@ pub(super) struct NodeRecord {
 }
 
 impl Planner {
-    /// Plans the nodes: `desired` is all of them. A node without room is left out, and named.
+    /// Plans the nodes: `desired` is all of them. A node without room is left out, and named; so is one whose own addresses
+    /// find none beside the pod CIDRs.
     pub fn plan_nodes(
         &mut self,
         desired: &BTreeMap<Arc<str>, DesiredNode>,
@@ -27,15 +28,16 @@ impl Planner {
     ) -> (Vec<Step>, Vec<(Arc<str>, NoRoom)>) {
         let mut operations = self.remove_nodes(desired, now);
         let mut refused = Vec::new();
-        let mut routes: HashMap<Address, u32> = HashMap::new();
-        // Routes are inserted before others are removed, so those count, too.
-        let prefixes: HashSet<Address> = desired.values().flat_map(DesiredNode::prefixes).collect();
-        let leaving = self.routes.keys().filter(|prefix| !prefixes.contains(*prefix)).count();
+        let mut routes: HashMap<RouteKey, u32> = HashMap::new();
+        // Pod CIDRs are inserted before others are removed, so those count, too.
+        let prefixes: HashSet<RouteKey> = desired.values().flat_map(pods).collect();
+        let of_pods = self.routes.keys().filter(|key| key.zone != zone::NODES);
+        let leaving = of_pods.filter(|key| !prefixes.contains(*key)).count();
         for (name, wanted) in desired {
             match self.place_node(name, wanted, routes.len() + leaving, now) {
                 Ok((id, operation)) => {
                     operations.extend(operation);
-                    routes.extend(wanted.prefixes().map(|prefix| (prefix, id)));
+                    routes.extend(pods(wanted).map(|key| (key, id)));
                 }
                 Err(error) => refused.push((name.clone(), error)),
             }
@@ -44,6 +46,7 @@ impl Planner {
             operations.push(Operation::RemoveNode { id });
             self.node_ids.release(id, now + self.quarantine);
         }
+        refused.extend(self.place_addresses(desired, leaving, &mut routes));
         operations.extend(self.move_routes(routes));
         let nodes = &self.nodes;
         operations.extend(self.backends.relocate(|name| nodes.get(name).map_or(0, |record| record.id)));
@@ -97,27 +100,55 @@ impl Planner {
         Ok((id, Some(Operation::SetNode { id, node: wanted.node })))
     }
 
+    /// Adds the nodes' own addresses where pod CIDRs leave room, and says whose find none.
+    fn place_addresses(
+        &self,
+        desired: &BTreeMap<Arc<str>, DesiredNode>,
+        leaving: usize,
+        routes: &mut HashMap<RouteKey, u32>,
+    ) -> Vec<(Arc<str>, NoRoom)> {
+        let capacity = self.capacities.routes;
+        let mut room = (capacity as usize).saturating_sub(routes.len() + leaving);
+        let mut refused = Vec::new();
+        for (name, wanted) in desired {
+            let Some(record) = self.nodes.get(name) else { continue };
+            if wanted.addresses.len() > room {
+                refused.push((name.clone(), NoRoom::Full { map: map::ROUTE, capacity }));
+                continue;
+            }
+            room -= wanted.addresses.len();
+            routes.extend(wanted.addresses.iter().map(|address| (own(*address), record.id)));
+        }
+        refused
+    }
+
     /// The id an earlier agent gave to this node, known by a pod CIDR.
     fn claim_node(&mut self, wanted: &DesiredNode) -> Option<(u32, Node)> {
-        wanted.prefixes().find_map(|prefix| {
-            let id = *self.routes.get(&prefix)?;
+        pods(wanted).find_map(|key| {
+            let id = *self.routes.get(&key)?;
             Some((id, self.leftovers.nodes.remove(&id)?))
         })
     }
 
-    fn move_routes(&mut self, wanted: HashMap<Address, u32>) -> Vec<Operation> {
+    fn move_routes(&mut self, wanted: HashMap<RouteKey, u32>) -> Vec<Operation> {
         let old = std::mem::replace(&mut self.routes, wanted);
-        let gone = old.keys().filter(|prefix| !self.routes.contains_key(*prefix));
-        let gone = gone.map(|prefix| Operation::RemoveRoute { key: route_key(*prefix) });
-        let news = self.routes.iter().filter(|(prefix, id)| old.get(*prefix) != Some(id));
-        news.map(|(prefix, id)| set_route(*prefix, *id)).chain(gone).collect()
+        let gone = old.keys().filter(|key| !self.routes.contains_key(*key));
+        let gone = gone.map(|key| Operation::RemoveRoute { key: *key });
+        let news = self.routes.iter().filter(|(key, id)| old.get(*key) != Some(id));
+        news.map(|(key, id)| set_route(*key, *id)).chain(gone).collect()
     }
 }
 
-pub(super) fn route_key(prefix: Address) -> RouteKey {
-    RouteKey { prefix, zone: 0 }
+/// The entries of a node's pod CIDRs.
+fn pods(node: &DesiredNode) -> impl Iterator<Item = RouteKey> {
+    node.prefixes().map(|prefix| RouteKey { prefix, zone: zone::PODS })
 }
 
-pub(super) fn set_route(prefix: Address, node: u32) -> Operation {
-    Operation::SetRoute { key: route_key(prefix), route: Route { node, ..Route::default() } }
+/// The entry of a node's own address.
+fn own(address: Address) -> RouteKey {
+    RouteKey { prefix: address, zone: zone::NODES }
+}
+
+pub(super) fn set_route(key: RouteKey, node: u32) -> Operation {
+    Operation::SetRoute { key, route: Route { node, ..Route::default() } }
 }

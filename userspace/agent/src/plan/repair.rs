@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diolkos_abi::service::{Backend, FrontendKey, MemberKey, backend_state, frontend_word, row_parts};
 
-use super::nodes::{route_key, set_route};
+use super::nodes::set_route;
 use super::services::Row;
 use super::{Operation, Planner, RETIRED_ROW, Step, marker, marker_word, ordered, removal};
 use crate::dataplane::Adopted;
@@ -32,13 +32,12 @@ impl Planner {
         let ours: HashSet<u32> = self.nodes.values().map(|record| record.id).collect();
         operations.extend(nodes.into_keys().filter(|id| !ours.contains(id)).map(|id| Operation::RemoveNode { id }));
         let routes: HashMap<_, u32> = found.routes.iter().map(|(key, route)| (*key, route.node)).collect();
-        for (prefix, node) in &self.routes {
-            if routes.get(&route_key(*prefix)) != Some(node) {
-                operations.push(set_route(*prefix, *node));
+        for (key, node) in &self.routes {
+            if routes.get(key) != Some(node) {
+                operations.push(set_route(*key, *node));
             }
         }
-        let is_ours = |key: &diolkos_abi::pod::RouteKey| key.zone == 0 && self.routes.contains_key(&key.prefix);
-        let foreign = routes.into_keys().filter(|key| !is_ours(key));
+        let foreign = routes.into_keys().filter(|key| !self.routes.contains_key(key));
         operations.extend(foreign.map(|key| Operation::RemoveRoute { key }));
         operations
     }

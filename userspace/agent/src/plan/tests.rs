@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adoption;
+mod nodes;
 mod random;
 mod room;
 
@@ -26,7 +27,7 @@ const SMALL: Capacities = Capacities {
     backends: 128,
     members: 64,
     nodes: 8,
-    routes: 8,
+    routes: 16,
     endpoints: 8,
     netnses: 8,
 };
@@ -67,7 +68,28 @@ fn service(ports: impl IntoIterator<Item = (PortKey, DesiredPort)>) -> DesiredSe
 fn node(n: u8) -> (Arc<str>, DesiredNode) {
     let node = Node { tunnel_v4: [192, 0, 2, n], mac: [2, 0, 0, 0, 0, n], mtu: 1450, ..Node::default() };
     let pod_cidrs = [format!("10.244.{n}.0/24"), format!("fd44:0:0:{n}::/64")].map(|cidr| cidr.parse().unwrap());
-    (Arc::from(format!("n{n}")), DesiredNode { node, pod_cidrs: pod_cidrs.into() })
+    let addresses = vec![v4_mapped([192, 0, 2, n]), own_v6(n)];
+    (Arc::from(format!("n{n}")), DesiredNode { node, pod_cidrs: pod_cidrs.into(), addresses })
+}
+
+fn own_v6(n: u8) -> Address {
+    let mut address = [0; 16];
+    (address[0], address[1], address[15]) = (0xfd, 0x02, n);
+    address
+}
+
+/// The nodes' own addresses, and the tunnel of the node that each leads to.
+type Owned = BTreeMap<Address, [u8; 4]>;
+
+fn owned(model: &mut Model) -> Owned {
+    let found = model.adopt().unwrap();
+    let nodes: BTreeMap<u32, Node> = found.nodes.iter().copied().collect();
+    let own = found.routes.iter().filter(|(key, _)| key.zone == zone::NODES);
+    own.map(|(key, route)| (key.prefix, nodes[&route.node].tunnel_v4)).collect()
+}
+
+fn wanted_owned(nodes: &BTreeMap<Arc<str>, DesiredNode>) -> Owned {
+    nodes.values().flat_map(|node| node.addresses.iter().map(|address| (*address, node.node.tunnel_v4))).collect()
 }
 
 /// What clients reach, without ids: frontend to backends, each with the tunnel of its node.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use diolkos_abi::address::{Address, protocol};
 use diolkos_abi::config::Config;
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, netns_flags};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, netns_flags, zone};
 use diolkos_datapath::{Peer, Tunnel};
 use serde::Serialize;
 
@@ -125,14 +125,15 @@ impl Asked<'_> {
         Ok(if self.node_of(self.question.from)?.is_some() { Origin::Overlay } else { Origin::Host })
     }
 
-    /// The other node whose pod CIDR holds an address.
+    /// The other node whose pod CIDR holds an address, or whose own it is.
     fn node_of(&self, ip: IpAddr) -> Result<Option<Node>, ObserveError> {
         let prefix = match ip {
             IpAddr::V4(v4) => key((v4 & std::net::Ipv4Addr::from(self.config.route_mask_v4)).into()),
             IpAddr::V6(v6) => key((v6 & std::net::Ipv6Addr::from(self.config.route_mask_v6)).into()),
         };
+        let keys = [RouteKey { prefix, zone: zone::PODS }, RouteKey { prefix: key(ip), zone: zone::NODES }];
         let routes = self.pins.dump::<RouteKey, Route>(map::ROUTE)?;
-        let Some((_, route)) = routes.iter().find(|(key, _)| key.prefix == prefix) else { return Ok(None) };
+        let Some((_, route)) = routes.iter().find(|(key, _)| keys.contains(key)) else { return Ok(None) };
         let nodes = self.pins.dump::<u32, Node>(map::NODE)?;
         Ok(nodes.into_iter().find(|(id, _)| *id == route.node).map(|(_, node)| node))
     }

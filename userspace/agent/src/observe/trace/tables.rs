@@ -10,7 +10,7 @@ use diolkos_abi::config::Lifetimes;
 use diolkos_abi::conntrack::{
     ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple, backend_parts, flow_flags,
 };
-use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source, netns_flags};
+use diolkos_abi::pod::{Endpoint, Netns, Node, Route, RouteKey, Source, netns_flags, zone};
 use diolkos_abi::service::{
     Affinity, AffinityKey, Backend, FrontendKey, MemberKey, SLOTS_PER_LINE, Service, SlotLine, frontend_flags,
     frontend_parts, row_parts,
@@ -266,9 +266,10 @@ impl Tables for Live {
         let result = self.route.get(key, 0);
         let route = self.found(map::ROUTE, result);
         let prefix = address(&key.prefix);
+        let what = if key.zone == zone::NODES { "own address" } else { "pod CIDR" };
         self.say(match route {
-            Some(route) => format!("pod CIDR {prefix} is node {}'s", route.node),
-            None => format!("{prefix} is no other node's pod CIDR"),
+            Some(route) => format!("{what} {prefix} is node {}'s", route.node),
+            None => format!("{prefix} is no other node's {what}"),
         });
         route
     }

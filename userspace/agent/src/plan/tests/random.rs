@@ -25,8 +25,10 @@ enum Event {
         one: u8,
         other: u8,
     },
+    /// These nodes are there, each with the own addresses of the next but so many.
     Nodes {
         present: BTreeSet<u8>,
+        shift: u8,
     },
     Pass {
         seconds: u64,
@@ -50,7 +52,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(service, affinity, ports)| Event::Set { service, affinity, ports }),
         2 => (0u8..5).prop_map(|service| Event::Remove { service }),
         1 => (0u8..5, 0u8..5).prop_map(|(one, other)| Event::Swap { one, other }),
-        1 => prop::collection::btree_set(0u8..3, 0..3).prop_map(|present| Event::Nodes { present }),
+        1 => (prop::collection::btree_set(0u8..3, 0..3), 0u8..3)
+            .prop_map(|(present, shift)| Event::Nodes { present, shift }),
         2 => (1u64..5000).prop_map(|seconds| Event::Pass { seconds }),
         1 => (0usize..20).prop_map(|after| Event::Crash { after }),
         1 => (0u8..5, 1u8..20).prop_map(|(frontend, backend)| Event::Drift { frontend, backend }),
@@ -96,8 +99,12 @@ impl Cluster {
                 }
                 vec![*one, *other]
             }
-            Event::Nodes { present } => {
-                self.nodes = present.iter().map(|n| node(*n)).collect();
+            Event::Nodes { present, shift } => {
+                let with_addresses = |n: &u8| {
+                    let (name, desired) = node(*n);
+                    (name, DesiredNode { addresses: node((n + shift) % 3).1.addresses, ..desired })
+                };
+                self.nodes = present.iter().map(with_addresses).collect();
                 vec![]
             }
             Event::Pass { .. } | Event::Crash { .. } | Event::Drift { .. } => vec![],
@@ -132,6 +139,7 @@ fn play(events: &[Event]) {
         world.tidy();
         assert_eq!(reachable(&mut world.model), wanted(&cluster.services, &cluster.nodes));
         assert_eq!(furniture(&mut world.model), wanted_furniture(&cluster.services));
+        assert_eq!(owned(&mut world.model), wanted_owned(&cluster.nodes));
     }
     compare_with_a_fresh_agent(&mut world, &cluster);
     tear_down(world, &cluster);
@@ -147,12 +155,16 @@ fn drift(world: &mut World, n: u8, id: u8) {
     world.model.insert_members(&[(member, 7)]).unwrap();
     world.model.remove_frontends(&[marker(frontend(n, 0).address)]).unwrap();
     world.model.set_affinity(u32::from(id), 3).unwrap();
+    let (own, stray) = ([v4_mapped([192, 0, 2, n % 3]), own_v6(9)], Route { node: 7, ..Route::default() });
+    let [own, foreign] = own.map(|prefix| RouteKey { prefix, zone: zone::NODES });
+    world.model.remove_route(&own).unwrap();
+    world.model.upsert_route(foreign, stray).unwrap();
     let drifted = world.model.adopt().unwrap();
     // Clients do meet what someone else broke, so these steps are not checked one by one.
     let steps = world.planner.repair(&drifted, world.now);
     assert!(execute(&mut world.model, &steps).iter().all(|outcome| matches!(outcome, Outcome::Done)));
     let repaired = world.model.adopt().unwrap();
-    assert_eq!(repaired.frontends.len(), found.frontends.len());
+    assert_eq!((repaired.frontends.len(), repaired.routes.len()), (found.frontends.len(), found.routes.len()));
     assert_eq!(world.planner.repair(&repaired, world.now), vec![], "a repaired dataplane needs no repair");
 }
 
