@@ -35,10 +35,19 @@ pub(crate) const KERNELS: [Kernel; 3] = [
 const SHORT: &str = "6.1";
 /// The suite's name, and what all its tests' names start with.
 pub(crate) const SUITE: &str = "kernels";
-/// The test binaries that run in a machine, and which of their tests, by parts of their names; all when none is said. The
-/// others of `netns` take minutes under emulation, or want more of a machine than its initial file system has.
-const INSIDE: [(&str, &[&str]); 2] =
-    [("kernel", &[]), ("netns", &["check::", "conformance::", "pins::", "upgrade::", "through_service_and_overlay"])];
+/// The test binaries that run in a machine, and which of their tests, by parts of their names; all when none is said.
+const INSIDE: [(&str, &[&str]); 2] = [("kernel", &[]), ("netns", NETNS)];
+/// The others take minutes under emulation, or want more of a machine than its initial file system has.
+const NETNS: &[&str] = &[
+    "check::",
+    "conformance::",
+    "pins::",
+    "upgrade::",
+    "sockets::",
+    "refuses_at_once",
+    "through_service_and_overlay",
+    "by_their_own_addresses_beside_masquerade",
+];
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -20,6 +20,7 @@ mod pins;
 mod raw;
 #[path = "../../../ebpf/datapath/tests/scenarios/mod.rs"]
 mod scenarios;
+mod sockets;
 mod sweep;
 mod talk;
 mod upgrade;

@@ -14,7 +14,7 @@ use crate::test::libtest::{Report, Watchdog, event};
 /// How a machine says whose tests follow.
 pub(super) const BINARY: &str = "@binary ";
 /// What a machine may take: emulation is ten to thirty times slower than the machine.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 const MEMORY_MIB: &str = "2048";
 
 /// The tests to run: exact names with the binary's before them, or parts of names; all when there are none.

@@ -8,7 +8,7 @@ use diolkos_abi::counter::Verdict;
 use diolkos_datapath::{Address, Peer};
 
 use crate::model::ModelTables;
-use crate::scenarios::sockets::{self, SocketScenario, Step, all};
+use crate::scenarios::sockets::{self, Offered, SocketScenario, Step, all};
 
 /// Their servers.
 const V4: [sockets::Peer; 3] = {
@@ -31,6 +31,13 @@ fn every_socket_scenario_holds() {
 }
 
 #[test]
+fn every_socket_scenario_holds_on_kernels_that_lack_something() {
+    for kernel in Offered::ALL {
+        scenarios().iter().for_each(|scenario| check_on(kernel, &scenario.on(kernel), false));
+    }
+}
+
+#[test]
 fn every_socket_scenario_holds_when_elements_are_reused_under_the_reader() {
     scenarios().iter().for_each(|scenario| check(scenario, true));
 }
@@ -44,8 +51,12 @@ fn every_socket_scenario_has_a_name_of_its_own() {
 }
 
 fn check(scenario: &SocketScenario, stumbling: bool) {
-    let name = &scenario.name;
-    let config = sockets::config(scenario.set_retval);
+    check_on(Offered::ALL[0], scenario, stumbling);
+}
+
+fn check_on(kernel: Offered, scenario: &SocketScenario, stumbling: bool) {
+    let name = format!("{}, {kernel:?}", scenario.name);
+    let config = sockets::config(kernel.set_retval);
     let mut tables = ModelTables::new(&scenario.world, None, stumbling);
     for step in &scenario.steps {
         run(scenario, step, &config, &mut tables);

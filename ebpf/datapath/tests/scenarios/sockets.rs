@@ -19,8 +19,6 @@ pub type Peer = (Address, u16);
 pub struct SocketScenario {
     pub name: String,
     pub world: World,
-    /// `bpf_set_retval` is there.
-    pub set_retval: bool,
     pub family: Family,
     pub protocol: u8,
     pub servers: [Peer; 3],
@@ -31,6 +29,27 @@ pub struct SocketScenario {
     pub connected_udp: Option<u64>,
     /// Entries of `peer` in the end.
     pub peers: usize,
+    /// What comes of it where nobody knows whose the socket is. Said by every scenario whose world knows.
+    pub unknown: Option<Box<SocketScenario>>,
+}
+
+/// What kernels have or lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// `bpf_set_retval` (5.18).
+    pub set_retval: bool,
+    /// User space learns the cookies of network namespaces (5.14).
+    pub netns_cookie: bool,
+}
+
+impl Offered {
+    /// Everything, and every lack alone and together.
+    pub const ALL: [Self; 4] = [
+        Self { set_retval: true, netns_cookie: true },
+        Self { set_retval: true, netns_cookie: false },
+        Self { set_retval: false, netns_cookie: true },
+        Self { set_retval: false, netns_cookie: false },
+    ];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +132,25 @@ pub fn all(v4: [Peer; 3], v6: [Peer; 3]) -> Vec<SocketScenario> {
 }
 
 impl SocketScenario {
+    /// What comes of it on a kernel. One that cannot refuse a system call leaves the address alone, for the packets to be
+    /// refused.
+    pub fn on(&self, kernel: Offered) -> Self {
+        let mut scenario = match &self.unknown {
+            Some(unknown) if !kernel.netns_cookie => (**unknown).clone(),
+            _ => self.clone(),
+        };
+        assert!(kernel.netns_cookie || scenario.world.netns.is_none(), "{}: what if the socket is unknown?", self.name);
+        for step in &mut scenario.steps {
+            if let Step::Connect { outcome, .. } | Step::Send { outcome, .. } = step
+                && outcome.is_err()
+                && !kernel.set_retval
+            {
+                *outcome = UNTOUCHED;
+            }
+        }
+        scenario
+    }
+
     /// Every outcome that a system call of it has.
     pub fn outcomes(&self) -> impl Iterator<Item = Result<Verdict, DropReason>> + '_ {
         self.steps.iter().filter_map(|step| match step {
@@ -167,7 +205,6 @@ impl Maker {
         SocketScenario {
             name: format!("{name}, {protocol}, {:?}", self.family),
             world,
-            set_retval: true,
             family: self.family,
             protocol: self.protocol,
             servers: self.servers,
@@ -175,6 +212,7 @@ impl Maker {
             remembers: None,
             connected_udp: None,
             peers: 0,
+            unknown: None,
         }
     }
 
@@ -225,40 +263,37 @@ impl Maker {
         Step::Answer { from: server, seems: self.family.vips()[dialled] }
     }
 
+    /// What a connected socket remembers of the service.
+    fn remembered(self, dialled: usize, backend: u32) -> SocketFlow {
+        SocketFlow { recorded: (self.protocol == protocol::UDP).into(), ..self.flow(dialled, backend) }
+    }
+
+    fn recorded(self, backend: u32) -> Option<u64> {
+        (self.protocol == protocol::UDP).then_some(backend_word(backend, GENERATION))
+    }
+
+    /// connect() to the first service reaches its backend.
+    fn connected(self, name: &str, world: World) -> SocketScenario {
+        SocketScenario {
+            remembers: Some(self.remembered(0, LOCAL)),
+            connected_udp: self.recorded(LOCAL),
+            ..self.scenario(name, world, vec![self.connects(0, 0)])
+        }
+    }
+
     /// connect() of either protocol.
     fn connections(self) -> Vec<SocketScenario> {
         let [vip, (unknown, _)] = self.family.vips();
-        let udp = |backend: u32| (self.protocol == protocol::UDP).then_some(backend_word(backend, GENERATION));
-        let remembered =
-            |dialled, backend| SocketFlow { recorded: udp(LOCAL).is_some().into(), ..self.flow(dialled, backend) };
-        let connected = |name, world| SocketScenario {
-            remembers: Some(remembered(0, LOCAL)),
-            connected_udp: udp(LOCAL),
-            ..self.scenario(name, world, vec![self.connects(0, 0)])
-        };
         let alone = |name, world: World, step| self.scenario(name, world, vec![step]);
         let serving = || self.world(&[LOCAL], &[]);
         let mut dead = self.world(&[LOCAL, LOCAL], &[]);
         dead.backends[0].1.state = backend_state::DEAD;
-        let mut opted_out = serving();
-        opted_out.netns = Some(Netns { flags: netns_flags::OPT_OUT, ..Netns::default() });
-        let mut deaf = self.world(&[], &[]);
-        deaf.netns = opted_out.netns;
-        let mut in_host = serving();
-        in_host.netns = Some(Netns { flags: netns_flags::HOST, ..Netns::default() });
-        let old = |name, to| SocketScenario {
-            set_retval: false,
-            ..alone(name, self.world(&[], &[]), self.fails(to, UNTOUCHED))
-        };
         let refused = |name, world, to, reason| alone(name, world, self.fails(to, Err(reason)));
         let unallocated = (with_last(unknown, 99), 80);
-        vec![
-            connected("connect to a cluster IP reaches the backend", serving()),
-            connected("connect takes any slot of the row", self.world(&[LOCAL; 33], &[])),
-            connected("connect from the host is translated", in_host),
+        let mut list = vec![
+            self.connected("connect to a cluster IP reaches the backend", serving()),
+            self.connected("connect takes any slot of the row", self.world(&[LOCAL; 33], &[])),
             alone("connect to anything else is left alone", serving(), self.connects_directly()),
-            alone("a pod that opted out is left to the packet path", opted_out, self.fails(vip, UNTOUCHED)),
-            alone("a pod that opted out is refused on the packet path", deaf, self.fails((vip.0, 81), UNTOUCHED)),
             refused("connect without endpoints is refused", self.world(&[], &[]), vip, DropReason::NoEndpoints),
             refused("connect with dead backends is refused", dead, vip, DropReason::NoEndpoints),
             refused(
@@ -269,11 +304,9 @@ impl Maker {
             ),
             refused("an unknown port of a service is refused", serving(), (vip.0, 81), DropReason::UnknownPort),
             alone("an address not given out is left to the packet path", serving(), self.fails(unallocated, UNTOUCHED)),
-            old("an old kernel leaves refusing to the packet path", vip),
-            old("an old kernel leaves unknown ports to the packet path", (vip.0, 81)),
             SocketScenario {
-                remembers: Some(remembered(1, FAR)),
-                connected_udp: udp(FAR),
+                remembers: Some(self.remembered(1, FAR)),
+                connected_udp: self.recorded(FAR),
                 ..self.scenario(
                     "a socket connects to one service after another",
                     self.world(&[LOCAL], &[FAR]),
@@ -284,6 +317,41 @@ impl Maker {
                 "a socket connects past the services after it was connected to one",
                 serving(),
                 vec![self.connects(0, 0), Step::Disconnect, self.connects_directly()],
+            ),
+        ];
+        list.extend(self.known());
+        list
+    }
+
+    /// connect() of a socket of which it is known whose it is.
+    fn known(self) -> [SocketScenario; 3] {
+        let [vip, _] = self.family.vips();
+        let of = |flags, mut world: World| {
+            world.netns = Some(Netns { flags, ..Netns::default() });
+            world
+        };
+        let serving = || self.world(&[LOCAL], &[]);
+        let unless = |known: SocketScenario, unknown| SocketScenario { unknown: Some(Box::new(unknown)), ..known };
+        let (opted_out, deaf) = (of(netns_flags::OPT_OUT, serving()), of(netns_flags::OPT_OUT, self.world(&[], &[])));
+        let fails = |name, world, to, outcome| self.scenario(name, world, vec![self.fails(to, outcome)]);
+        let port = (vip.0, 81);
+        [
+            unless(
+                self.connected("connect from the host is translated", of(netns_flags::HOST, serving())),
+                self.connected("connect from the host is translated unknown", serving()),
+            ),
+            unless(
+                fails("a pod that opted out is left to the packet path", opted_out, vip, UNTOUCHED),
+                self.connected("a pod that opted out unknown is translated", serving()),
+            ),
+            unless(
+                fails("a pod that opted out is refused on the packet path", deaf, port, UNTOUCHED),
+                fails(
+                    "a pod that opted out unknown is refused",
+                    self.world(&[], &[]),
+                    port,
+                    Err(DropReason::UnknownPort),
+                ),
             ),
         ]
     }
@@ -348,10 +416,9 @@ impl Maker {
             },
             fails("a datagram without endpoints is refused", self.world(&[], &[]), vip, Err(DropReason::NoEndpoints)),
             fails("a datagram to an unknown port is refused", serving(), (vip.0, 81), Err(DropReason::UnknownPort)),
-            fails("datagrams of a pod that opted out are left alone", opted_out, vip, UNTOUCHED),
             SocketScenario {
-                set_retval: false,
-                ..fails("an old kernel leaves datagrams to the packet path", self.world(&[], &[]), vip, UNTOUCHED)
+                unknown: Some(Box::new(sent("datagrams of a pod that opted out unknown go on", serving(), again()))),
+                ..fails("datagrams of a pod that opted out are left alone", opted_out, vip, UNTOUCHED)
             },
         ]
     }
