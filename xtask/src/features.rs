@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::build;
+use crate::campaign;
 use crate::results::Results;
 use crate::test::{Binary, SUITES, Suite, run_suite};
 use crate::workspace::{read, root, write};
@@ -117,18 +118,30 @@ impl<'a> Row<'a> {
             Some(outcome) if !outcome.passed => Some(format!("{test}: fails")),
             Some(_) => None,
         };
-        Self { feature, problems: feature.tests.iter().filter_map(problem).collect() }
+        let campaigns = feature.campaigns.iter().filter_map(|name| campaign::problem(name));
+        Self { feature, problems: feature.tests.iter().filter_map(problem).chain(campaigns).collect() }
     }
 
     fn to_json(&self) -> Value {
-        let Feature { id, what, tests } = self.feature;
-        json!({ "id": id, "what": what, "tests": tests, "passed": self.problems.is_empty(), "from": "test" })
+        let Feature { id, what, tests, campaigns } = self.feature;
+        let from = if campaigns.is_empty() { "test" } else { "campaign" };
+        json!({ "id": id, "what": what, "tests": tests, "passed": self.problems.is_empty(), "from": from })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_feature_with_a_campaign_says_where_it_comes_from() {
+        let from = |campaigns: &[&str]| {
+            let campaigns = campaigns.iter().map(|name| name.to_string()).collect();
+            let feature = Feature { campaigns, ..Feature::default() };
+            Row { feature: &feature, problems: Vec::new() }.to_json()["from"].clone()
+        };
+        assert_eq!((from(&[]), from(&["churn"])), (json!("test"), json!("campaign")));
+    }
 
     #[test]
     fn the_readme_keeps_what_is_around_the_table() {

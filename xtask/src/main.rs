@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod campaign;
 mod demo;
 mod features;
 mod image;
@@ -46,6 +47,8 @@ enum Command {
     Features(features::Arguments),
     /// Run benchmarks, each beside its baselines
     Bench(bench::Arguments),
+    /// Run the long size of a test and keep its figures in docs/results
+    Campaign(campaign::Arguments),
     /// Run the kernel suites on Debian's 5.10, 6.1 and 6.12 in virtual machines under emulation
     Kernels(kernels::Arguments),
     /// Build the offline container images without Docker
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),

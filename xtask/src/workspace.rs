@@ -106,13 +106,15 @@ pub(crate) fn describe(command: &Command) -> String {
     short
 }
 
+/// git in the checkout, whoever owns it.
+pub(crate) fn git(arguments: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    command.args(["-c", "safe.directory=*"]).args(arguments).current_dir(root());
+    command
+}
+
 /// Hash of the contents of the tracked files as they are now, committed or not.
 pub(crate) fn tree() -> Result<String> {
-    let git = |arguments: &[&str]| {
-        let mut command = Command::new("git");
-        command.args(["-c", "safe.directory=*"]).args(arguments).current_dir(root());
-        command
-    };
     let index = output(&mut git(&["rev-parse", "--git-path", "index"]))?;
     // A temporary index: neither the user's staged changes nor a running commit notice us.
     let directory = target();
@@ -127,8 +129,7 @@ pub(crate) fn tree() -> Result<String> {
 
 /// Tracked and new files that are not ignored, as paths relative to the root.
 pub(crate) fn files() -> Result<Vec<PathBuf>> {
-    let mut git = Command::new("git");
-    git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
+    let mut git = git(&["ls-files", "--cached", "--others", "--exclude-standard"]);
     Ok(output(&mut git)?.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect())
 }
 

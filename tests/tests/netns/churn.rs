@@ -1,64 +1,269 @@
-//! Connections while everything changes: none fails.
+//! Clients on every path while the endpoints of a hundred services change: none notices.
+//!
+//! `DIOLKOS_CHURN_CHANGES` says how many changes are made, `DIOLKOS_CHURN_SEED` which, and `DIOLKOS_CAMPAIGN_JSON` where
+//! the figures are written.
+
+mod agent;
+mod client;
+mod draw;
+mod figures;
+mod flow;
+mod grave;
+mod model;
+mod pod;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use diolkos_abi::counter::{Hook, Verdict};
 use diolkos_abi::pod::netns_flags;
+use diolkos_agent::destroy::Space;
 
-use crate::fixture::{Agent, Client, Pod, SERVERS};
-use crate::world::on_a_node;
+use agent::Agent;
+use client::{Client, Common};
+use draw::{Random, draw};
+use figures::Figures;
+use flow::Path;
+use grave::{Grave, Seen, WATCH};
+use model::{Change, Life, Model, PODS};
+use pod::Pod;
+use server::Server;
 
-const CHANGES: u32 = 1000;
-/// The agent is started anew after this many changes.
-const RESTART: u32 = 100;
+use crate::world::{World, on_a_node};
+
+/// As many as the suite has time for.
+const CHANGES: usize = 1000;
+const SEED: u64 = 0x5eed;
+/// The agent is started anew after so many changes.
+const RESTART: usize = 250;
+/// What each client may dial between two changes.
+const DIALS: u64 = 4;
+/// The same while a new agent opens its programs: that takes seconds, most of them computing.
+const DIALS_WHILE_OPENING: u64 = 100;
+/// A client that dials nothing for so long is stuck.
+const STUCK: Duration = Duration::from_secs(60);
 
 #[test]
-fn no_connection_fails_during_a_thousand_endpoint_changes_and_ten_restarts() {
-    on_a_node(|world| {
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        let mut agent = Agent::start(world, 0b1111);
-        let pods: Vec<Pod> = (0..SERVERS + 2).map(Pod::new).collect();
-        for pod in &pods {
-            agent.attach(pod);
-        }
-        for pod in &pods[..usize::from(SERVERS)] {
-            pod.serve();
-        }
-        let clients = &pods[usize::from(SERVERS)..];
-        agent.know(&clients[0], 0);
-        agent.know(&clients[1], netns_flags::OPT_OUT);
-        let (sockets, packets) = (Client::start(&clients[0], true), Client::start(&clients[1], true));
-        let mut random = Random(0x5eed);
-        for change in 1..=CHANGES {
-            // Any subset but the empty one.
-            let serving = (random.next() % 15 + 1) as u8;
-            if change.is_multiple_of(RESTART) {
-                drop(agent);
-                agent = Agent::start(world, serving);
-            } else {
-                agent.change(serving);
-            }
-            for client in [&sockets, &packets] {
-                client.wait_for_one_more();
-            }
-        }
-        let translated = |hook| agent.counter(hook, Verdict::Translated);
-        assert!(translated(Hook::Connect) > 0, "the socket hook translated nothing");
-        assert!(agent.counter(Hook::FromContainer, Verdict::Pod) > 0, "the packet path handed nothing over");
-        for (path, client) in [("socket", sockets), ("packet", packets)] {
-            let (connections, failed) = client.stop();
-            println!("{path} path: {connections} connections, {} failed", failed.len());
-            assert!(failed.is_empty(), "{path} path: {} of {connections} failed: {:?}", failed.len(), failed.first());
-        }
+fn nothing_fails_on_any_path_while_endpoints_of_a_hundred_services_change_and_the_agent_restarts() {
+    let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let changes = number("DIOLKOS_CHURN_CHANGES", CHANGES as u64) as usize;
+    let seed = number("DIOLKOS_CHURN_SEED", SEED);
+    println!("{changes} changes from seed {seed}");
+    on_a_node(move |world| {
+        let figures = Churn::new(world, seed).run(world, changes);
+        println!("{figures}");
+        figures.write();
+        figures.assert_clean();
     });
 }
 
-/// xorshift: the same changes in every run.
-struct Random(u64);
+/// The node, its pods and clients, and the changes so far.
+struct Churn {
+    agent: Agent,
+    pods: Vec<Arc<Pod>>,
+    servers: Vec<Server>,
+    clients: Vec<Client>,
+    /// The clients' pods: the second one opted out.
+    homes: [Arc<Pod>; 2],
+    common: Arc<Common>,
+    random: Random,
+    graves: Vec<(usize, Grave)>,
+    /// For each terminating pod, what clients had dialled when it left its rows.
+    dialled: [Vec<u64>; PODS],
+    figures: Figures,
+    started: Instant,
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+impl Churn {
+    fn new(world: &World, seed: u64) -> Self {
+        for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
+        }
+        let pods: Vec<Arc<Pod>> = (0..PODS).map(|n| Arc::new(Pod::new(n))).collect();
+        let homes = [PODS, PODS + 1].map(|n| Arc::new(Pod::new(n)));
+        let servers = pods.iter().enumerate().map(|(n, pod)| Server::start(n, &pod.namespace)).collect();
+        let common = Arc::new(Common::new(Model::new()));
+        let mut agent = Agent::open(world, spaces(&homes));
+        agent.sync(&common.model());
+        pods.iter().chain(&homes).for_each(|pod| agent.add(pod));
+        for (home, flags) in homes.iter().zip([0, netns_flags::OPT_OUT]) {
+            agent.know(home, flags);
+        }
+        let each = Path::ALL.into_iter().flat_map(|path| [(path, 0), (path, 1)]);
+        let start =
+            |(path, family): (Path, usize)| Client::start(path, family, &homes[usize::from(path.opts_out())], &common);
+        let clients = each.map(start).collect();
+        Self {
+            agent,
+            pods,
+            servers,
+            clients,
+            homes,
+            common,
+            random: Random::new(seed),
+            graves: Vec::new(),
+            dialled: Default::default(),
+            figures: Figures::new(seed),
+            started: Instant::now(),
+        }
     }
+
+    fn run(mut self, world: &World, changes: usize) -> Figures {
+        let tell = (changes / 20).max(1);
+        for number in 1..=changes {
+            let change = self.draw();
+            self.figures.count(&change);
+            self.carry_out(world, &change, number.is_multiple_of(RESTART));
+            self.wait_for_clients();
+            if number.is_multiple_of(tell) {
+                let connections: u64 = self.clients.iter().map(Client::dialled).sum();
+                let seconds = self.started.elapsed().as_secs();
+                eprintln!("churn: {number} of {changes} changes, {connections} connections, {seconds} s");
+            }
+        }
+        while self.graves.iter().any(|(_, grave)| grave.age() < WATCH) {
+            self.agent.cycle();
+            self.wait_for_clients();
+        }
+        self.finish()
+    }
+
+    fn draw(&mut self) -> Change {
+        let model = self.common.model();
+        let ended = |pod: &usize| model.life(*pod) == Life::Terminating && self.has_drained(*pod);
+        let ended: Vec<usize> = (0..PODS).filter(ended).collect();
+        let rested = self.graves.iter().filter(|(_, grave)| grave.age() >= WATCH);
+        let rested: Vec<usize> = rested.map(|(pod, _)| *pod).collect();
+        draw(&model, &ended, &rested, &mut self.random)
+    }
+
+    /// Whether no connection is under way that was given the pod while it was in a row: a process that ends serves
+    /// what it accepted.
+    fn has_drained(&self, pod: usize) -> bool {
+        self.clients.iter().zip(&self.dialled[pod]).all(|(client, before)| client.dialled() >= before + 2)
+    }
+
+    fn allow(&self, dials: u64) {
+        self.clients.iter().for_each(|client| client.allow(&self.common, dials));
+    }
+
+    /// At least one connection of each client began and ended after now.
+    fn wait_for_clients(&self) {
+        let before: Vec<u64> = self.clients.iter().map(Client::dialled).collect();
+        self.allow(DIALS);
+        let deadline = Instant::now() + STUCK;
+        while self.clients.iter().zip(&before).any(|(client, before)| client.dialled() < before + 2) {
+            assert!(Instant::now() < deadline, "a client is stuck");
+            std::thread::yield_now();
+        }
+    }
+
+    fn carry_out(&mut self, world: &World, change: &Change, restarts: bool) {
+        if let Change::Return { pod, .. } = change {
+            self.revive(*pod);
+        }
+        let mut model = self.common.model();
+        let touched = model.begin(change);
+        let slices: Vec<_> = touched.iter().map(|service| (*service, model.endpoints(*service))).collect();
+        drop(model);
+        if let Some(service) = touched.first() {
+            self.common.hot.store(*service, Ordering::Relaxed);
+        }
+        // Of a change that comes while there is no agent, the next one learns when it lists the objects.
+        let away = restarts.then(|| self.open_another(world));
+        if let Change::Bury { pod } = change {
+            self.kill(*pod);
+        }
+        let cni_is_first = self.random.flip();
+        if let Some(mut agent) = away {
+            self.figures.restarted(self.agent.closed());
+            std::mem::swap(&mut self.agent, &mut agent);
+            drop(agent);
+            self.allow(u64::MAX);
+            if let Change::Bury { pod } = change {
+                self.bury(*pod, |_| ());
+            }
+            self.agent.sync(&self.common.model());
+        } else if let (Change::Bury { pod }, true) = (change, cni_is_first) {
+            self.bury(*pod, Agent::cycle);
+            self.agent.change(&slices);
+        } else if let Change::Bury { pod } = change {
+            self.graves.push((*pod, Grave::dig(&self.pods[*pod])));
+            self.agent.change(&slices);
+            self.agent.del(&self.pods[*pod]);
+            self.agent.cycle();
+        } else {
+            self.agent.change(&slices);
+        }
+        self.common.model().end(Instant::now());
+        match change {
+            Change::Terminate { pod, .. } => self.dialled[*pod] = self.clients.iter().map(Client::dialled).collect(),
+            // Whatever is still sent to the address shall arrive.
+            Change::Bury { pod } => self.agent.add(&self.pods[*pod]),
+            _ => {}
+        }
+    }
+}
+
+impl Churn {
+    /// An agent that does nothing yet.
+    fn open_another(&self, world: &World) -> Agent {
+        self.allow(DIALS_WHILE_OPENING);
+        Agent::open(world, spaces(&self.homes))
+    }
+
+    /// The pod ends: as a process that is killed, or without a word. Nothing leaves its address from now on.
+    fn kill(&mut self, pod: usize) {
+        if self.random.flip() {
+            self.servers[pod].kill();
+        }
+        self.pods[pod].silence();
+    }
+
+    /// The CNI server takes the pod away; then something else happens.
+    fn bury(&mut self, pod: usize, then: impl FnOnce(&mut Agent)) {
+        self.graves.push((pod, Grave::dig(&self.pods[pod])));
+        self.agent.del(&self.pods[pod]);
+        then(&mut self.agent);
+    }
+
+    /// Another pod gets the address of one that is gone.
+    fn revive(&mut self, pod: usize) {
+        let place = self.graves.iter().position(|(other, _)| *other == pod).expect("it is in its grave");
+        let (_, grave) = self.graves.swap_remove(place);
+        self.figures.buried(pod, grave.close(&self.pods[pod], &self.homes[0]));
+        self.servers[pod].renew();
+        self.pods[pod].speak();
+    }
+
+    fn finish(mut self) -> Figures {
+        let seconds = self.started.elapsed();
+        self.common.stop();
+        for client in self.clients {
+            let (path, family) = (client.path, client.family);
+            self.figures.clients.push((path, family, client.end()));
+        }
+        for (pod, grave) in self.graves {
+            let seen: Seen = grave.close(&self.pods[pod], &self.homes[0]);
+            self.figures.buried(pod, seen);
+        }
+        self.figures.closed(self.agent.closed());
+        self.figures.seconds = seconds.as_secs_f64();
+        self.figures.drops = self.agent.drops();
+        for hook in [Hook::Connect, Hook::SendMsg, Hook::RecvMsg, Hook::FromContainer] {
+            self.figures.translated.push((hook.name(), self.agent.verdicts(hook, translation(hook))));
+        }
+        self.figures
+    }
+}
+
+/// What a hook does for clients of services.
+fn translation(hook: Hook) -> Verdict {
+    if hook == Hook::FromContainer { Verdict::Pod } else { Verdict::Translated }
+}
+
+fn spaces(homes: &[Arc<Pod>; 2]) -> Vec<Space> {
+    homes.iter().map(|home| home.space()).collect()
 }

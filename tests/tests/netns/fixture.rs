@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diolkos_abi::config::Config;
-use diolkos_abi::counter::{Hook, Verdict, verdict_index};
 use diolkos_abi::pod::Netns;
 use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
@@ -104,10 +103,6 @@ impl Agent {
         let netns = Netns { v4: pod.address.octets(), flags, ..Netns::default() };
         self.dataplane.lock().set_netns(pod.cookie, netns).unwrap();
     }
-
-    pub(crate) fn counter(&self, hook: Hook, verdict: Verdict) -> u64 {
-        self.dataplane.lock().counters().unwrap()[verdict_index(hook, verdict) as usize]
-    }
 }
 
 fn service() -> Service {
@@ -153,6 +148,12 @@ nix::getsockopt_impl!(
 #[derive(Clone, Copy)]
 struct NetnsCookie;
 
+/// That of the caller's network namespace; 0, which none has, before Linux 5.14.
+pub(crate) fn netns_cookie() -> u64 {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    nix::sys::socket::getsockopt(&socket, NetnsCookie).unwrap_or_default()
+}
+
 impl Pod {
     pub(crate) fn new(n: u8) -> Self {
         let (host, address, mac) = (format!("dit{n}"), address(n), [2, 0, 0, 0, 1, n]);
@@ -160,11 +161,7 @@ impl Pod {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-            // None before Linux 5.14: then no namespace has a cookie 0.
-            let cookie = nix::sys::socket::getsockopt(&socket, NetnsCookie).unwrap_or_default();
-            drop(socket);
-            send.send((nix::unistd::gettid(), cookie)).unwrap();
+            send.send((nix::unistd::gettid(), netns_cookie())).unwrap();
             let _ended = ended.recv();
         });
         let (thread, cookie) = receive.recv().unwrap();

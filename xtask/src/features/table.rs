@@ -1,6 +1,7 @@
-//! The format of tests/features.toml: `[[feature]]` with `id`, `what` and `tests`, in that spelling.
+//! The format of tests/features.toml: `[[feature]]` with `id`, `what`, `tests` and perhaps `campaigns`, in that spelling.
 
 use crate::Result;
+use crate::campaign::CAMPAIGNS;
 
 /// What is promised, and the tests that show it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +12,8 @@ pub(crate) struct Feature {
     pub(crate) what: String,
     /// `binary::path::to::test`, at least one
     pub(crate) tests: Vec<String>,
+    /// Names of campaigns whose kept results it needs as well
+    pub(crate) campaigns: Vec<String>,
 }
 
 /// Every row, or the first thing wrong with its line.
@@ -38,6 +41,9 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Feature>> {
             "id" => feature.id = string(&value).ok_or_else(|| wrong("id is no string"))?,
             "what" => feature.what = string(&value).ok_or_else(|| wrong("what is no string"))?,
             "tests" => feature.tests = list(&value).ok_or_else(|| wrong("tests is no list of strings"))?,
+            "campaigns" => {
+                feature.campaigns = list(&value).ok_or_else(|| wrong("campaigns is no list of strings"))?;
+            }
             other => return Err(wrong(&format!("unknown key `{other}`"))),
         }
     }
@@ -68,6 +74,10 @@ fn check(features: &[Feature]) -> Result<()> {
         if feature.tests.iter().any(|test| !test.contains("::")) {
             return wrong("names a test that is not `binary::test`");
         }
+        let is_none = |name: &&String| !CAMPAIGNS.iter().any(|campaign| campaign.name == **name);
+        if let Some(name) = feature.campaigns.iter().find(is_none) {
+            return wrong(&format!("names a campaign that there is not: {name}"));
+        }
         if !seen.insert(&feature.id) {
             return wrong("is there twice");
         }
@@ -81,9 +91,14 @@ mod tests {
 
     #[test]
     fn rows_may_break_their_list_over_lines() {
-        let text = "# rows\n[[feature]]\nid = \"a.b\"\nwhat = \"It works\"\ntests = [\n  \"e2e::x\",\n  \"kernel::y::z\",\n]\n";
-        let wanted =
-            Feature { id: "a.b".into(), what: "It works".into(), tests: vec!["e2e::x".into(), "kernel::y::z".into()] };
+        let text = "# rows\n[[feature]]\nid = \"a.b\"\nwhat = \"It works\"\ntests = [\n  \"e2e::x\",\n  \"kernel::y::z\",\n]\n\
+            campaigns = [\"churn\"]\n";
+        let wanted = Feature {
+            id: "a.b".into(),
+            what: "It works".into(),
+            tests: vec!["e2e::x".into(), "kernel::y::z".into()],
+            campaigns: vec!["churn".into()],
+        };
         assert_eq!(parse(text), Ok(vec![wanted]));
     }
 
@@ -95,5 +110,6 @@ mod tests {
         assert!(says("[[feature]]\nid = \"a.b\"\nwhat = \"x\"\ntests = []").contains("at least one"));
         let row = "[[feature]]\nid = \"a.b\"\nwhat = \"x\"\ntests = [\"e2e::x\"]\n";
         assert!(says(&format!("{row}{row}")).contains("twice"));
+        assert!(says(&format!("{row}campaigns = [\"x\"]\n")).contains("there is not: x"));
     }
 }

@@ -56,6 +56,15 @@ impl Binary {
         executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the benchmark {name}"))
     }
 
+    /// Compiles one test binary of diolkos-tests, and returns its executable.
+    pub(crate) fn build_test(name: &str) -> Result<PathBuf> {
+        let mut command = cargo();
+        command.args(["test", "--locked", "--no-run", "--package", INTEGRATION, "--test", name]);
+        let messages = compile(&mut command)?;
+        let executable = messages.iter().find_map(|message| message["executable"].as_str());
+        executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the tests {name}"))
+    }
+
     /// Those of `tests` that are in this binary, without its prefix.
     pub(crate) fn own(&self, tests: &[String]) -> Vec<String> {
         let prefix = format!("{}::", self.prefix);
