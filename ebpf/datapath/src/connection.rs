@@ -191,7 +191,7 @@ pub(crate) fn open_from_another_port<T: Tables>(
 /// The word of the backend that the client of a service with session affinity keeps; 0 for none. A subprogram for the
 /// same reason as [`open`].
 #[inline(never)]
-fn kept<T: Tables>(tables: &mut T, scratch: &mut Scratch) -> u64 {
+pub(crate) fn kept<T: Tables>(tables: &mut T, scratch: &mut Scratch) -> u64 {
     let lifetime = tables.affinity_lifetime(scratch.service);
     if lifetime == 0 {
         return 0;
@@ -204,7 +204,7 @@ fn kept<T: Tables>(tables: &mut T, scratch: &mut Scratch) -> u64 {
 
 /// Lets the client of a service with session affinity keep the backend of the connection that was recorded.
 #[inline(never)]
-fn keep<T: Tables>(tables: &mut T, scratch: &mut Scratch) {
+pub(crate) fn keep<T: Tables>(tables: &mut T, scratch: &mut Scratch) {
     if tables.affinity_lifetime(scratch.service) != 0 {
         affinity::remember(tables, scratch.service, &scratch.tuple.source, scratch.flow.backend);
     }

@@ -5,7 +5,7 @@ use diolkos_abi::config::Config;
 use diolkos_abi::counter::DropReason;
 use diolkos_abi::service::slot_of;
 
-use crate::balance::{Candidates, Choice};
+use crate::balance::{self, Candidates, Choice};
 use crate::connection;
 use crate::deliver::Way;
 use crate::family::{self, equal, is_own};
@@ -26,17 +26,26 @@ pub(crate) fn open<const V6: bool, T: Tables>(
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     let (hash, service) = (connection::hash(&scratch.tuple), scratch.service);
+    let kept = connection::kept(tables, scratch);
+    let kept = balance::current(tables, kept);
     let candidates = Candidates::of(tables, service, hash)?;
     let mut refusal = DropReason::NoEndpoints;
     let mut tries = 0;
     while tries < TRIES {
-        let (choice, again) = candidates.at(tables, tries)?;
+        let (choice, again) = match kept {
+            Some(choice) => (Some(choice), tries > 0),
+            None => candidates.at(tables, tries)?,
+        };
         let dice = hash.rotate_left(tries * 8);
         tries += 1;
         let Some(choice) = choice else { continue };
         match record::<V6, T>(config, tables, scratch, &choice, again, dice) {
             Err(DropReason::FlowCollision) => refusal = DropReason::PortsExhausted,
-            outcome => return outcome,
+            Ok(()) => {
+                connection::keep(tables, scratch);
+                return Ok(());
+            }
+            Err(reason) => return Err(reason),
         }
     }
     Err(refusal)

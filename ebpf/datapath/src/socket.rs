@@ -104,6 +104,8 @@ impl Peer {
 
 /// A backend for what is dialled, `None` when that is none of ours. A kernel that can only say EPERM leaves refusing to
 /// the packet path, and so does a pod that opted out; not that of a socket that is known, which was translated before.
+/// Of UDP an unknown port is left to the packet path, too: a server may answer a client there that has met it under the
+/// service's address, as it meets itself or a process of its node, and the entry of that flow is known there.
 #[inline(always)]
 fn choose<T: Tables>(
     config: &Config,
@@ -114,7 +116,8 @@ fn choose<T: Tables>(
     let key = FrontendKey::new(peer.address, peer.port, peer.protocol, scope::CLUSTER);
     // 0 for none: a gap in an `Option` would leave a register without a value, which the verifier minds.
     let service = lookup::service(tables, &key).unwrap_or_default();
-    if service == 0 && !lookup::is_service_address(config, tables, &peer.address) {
+    let is_udp = peer.protocol == protocol::UDP;
+    if service == 0 && (is_udp || !lookup::is_service_address(config, tables, &peer.address)) {
         return Ok(None);
     }
     let lifetime = tables.affinity_lifetime(service);

@@ -6,19 +6,21 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::config::Config;
 use diolkos_abi::pod::{Endpoint, Netns, address_tag, netns_flags};
 use diolkos_abi::service::{Backend, MemberKey, member_word};
 use diolkos_datapath::Peer;
 
 use crate::model::{ModelPacket, ModelTables};
 use crate::scenarios::Input;
-use crate::scenarios::packets::{Frame, POD_MAC, SYN};
+use crate::scenarios::packets::{End, Frame, POD_MAC, SYN};
 use crate::scenarios::world::{self, BASE, FAR, GENERATION, HOST_NETWORK, LOCAL, SERVICE, VIP, World};
 
 const LIFETIME: u32 = 100;
 /// Pods of this node, and the first one's device.
 const CLIENTS: [[u8; 4]; 3] = [[10, 244, 1, 31], [10, 244, 1, 32], [10, 244, 1, 33]];
 const IFINDEX: u32 = 131;
+const UPLINK: u32 = 3;
 const BACKENDS: [u32; 3] = [LOCAL, FAR, HOST_NETWORK];
 
 #[derive(Clone, Debug)]
@@ -65,11 +67,29 @@ fn connect(tables: &mut ModelTables, client: [u8; 4]) -> u32 {
 
 /// Where a new connection of a client goes that no socket hook met.
 fn open(tables: &mut ModelTables, client: usize, port: u16) -> u32 {
-    let bytes = Frame::tcp((CLIENTS[client], port), VIP, SYN).bytes();
-    let ingress_ifindex = IFINDEX + client as u32;
-    let input = Input { bytes, ingress_ifindex, mark: 0, tunnel: None, tagged: false, gso_size: 0 };
-    let mut packet = ModelPacket::new(&input, usize::MAX, None);
+    let mut packet = syn((CLIENTS[client], port), IFINDEX + client as u32);
     diolkos_datapath::from_container(&world::config(), &mut packet, tables).unwrap();
+    reached(tables, &packet)
+}
+
+/// The same of a process of the node.
+fn open_from_node(tables: &mut ModelTables, port: u16) -> u32 {
+    let mut packet = syn((world::HOST, port), UPLINK);
+    diolkos_datapath::to_netdev(&node_config(), &mut packet, tables).unwrap();
+    reached(tables, &packet)
+}
+
+fn node_config() -> Config {
+    Config { node_v4: world::HOST, ..world::config() }
+}
+
+fn syn(from: End, ingress_ifindex: u32) -> ModelPacket {
+    let bytes = Frame::tcp(from, VIP, SYN).bytes();
+    let input = Input { bytes, ingress_ifindex, mark: 0, tunnel: None, tagged: false, gso_size: 0 };
+    ModelPacket::new(&input, usize::MAX, None)
+}
+
+fn reached(tables: &ModelTables, packet: &ModelPacket) -> u32 {
     let reached: [u8; 4] = packet.bytes[30..34].try_into().unwrap();
     let is_reached = |backend: &Backend| backend.address == v4_mapped(reached);
     tables.world.backends.iter().find(|(_, backend)| is_reached(backend)).unwrap().0
@@ -137,9 +157,22 @@ fn a_process_of_the_node_is_known_by_the_nodes_address() {
     serve(&mut tables.world, &BACKENDS);
     tables.world.netns = Some(Netns { flags: netns_flags::HOST, ..Netns::default() });
     let mut peer = Peer { address: v4_mapped(VIP.0), port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
-    let mut config = world::config();
-    config.node_v4 = world::HOST;
-    diolkos_datapath::connect(&config, &mut peer, &mut tables).unwrap();
+    diolkos_datapath::connect(&node_config(), &mut peer, &mut tables).unwrap();
     assert!(tables.affinities.keys().all(|key| key.client == v4_mapped(world::HOST)));
     assert_eq!(tables.affinities.len(), 1);
+}
+
+#[test]
+fn a_process_of_the_node_keeps_its_backend_by_sockets_and_by_packets() {
+    let mut tables = ModelTables::new(&World::new(), None, false);
+    serve(&mut tables.world, &BACKENDS);
+    let first = open_from_node(&mut tables, 1000);
+    tables.world.netns = Some(Netns { flags: netns_flags::HOST, ..Netns::default() });
+    let mut peer = Peer { address: v4_mapped(VIP.0), port: VIP.1.to_be_bytes(), protocol: protocol::TCP };
+    diolkos_datapath::connect(&node_config(), &mut peer, &mut tables).unwrap();
+    let is_first = |backend: &&(u32, Backend)| backend.0 == first;
+    assert_eq!(tables.world.backends.iter().find(is_first).unwrap().1.address, peer.address);
+    for port in 1001..1100 {
+        assert_eq!(open_from_node(&mut tables, port), first, "from port {port}");
+    }
 }

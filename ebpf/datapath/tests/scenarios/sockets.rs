@@ -290,6 +290,8 @@ impl Maker {
         dead.backends[0].1.state = backend_state::DEAD;
         let refused = |name, world, to, reason| alone(name, world, self.fails(to, Err(reason)));
         let unallocated = (with_last(unknown, 99), 80);
+        let is_tcp = self.protocol == protocol::TCP;
+        let not_served = self.fails((vip.0, 81), if is_tcp { Err(DropReason::UnknownPort) } else { UNTOUCHED });
         let mut list = vec![
             self.connected("connect to a cluster IP reaches the backend", serving()),
             self.connected("connect takes any slot of the row", self.world(&[LOCAL; 33], &[])),
@@ -302,7 +304,7 @@ impl Maker {
                 vip,
                 DropReason::BadBackend,
             ),
-            refused("an unknown port of a service is refused", serving(), (vip.0, 81), DropReason::UnknownPort),
+            alone("an unknown port is refused to TCP; of UDP it may be a client's", serving(), not_served),
             alone("an address not given out is left to the packet path", serving(), self.fails(unallocated, UNTOUCHED)),
             SocketScenario {
                 remembers: Some(self.remembered(1, FAR)),
@@ -334,7 +336,6 @@ impl Maker {
         let unless = |known: SocketScenario, unknown| SocketScenario { unknown: Some(Box::new(unknown)), ..known };
         let (opted_out, deaf) = (of(netns_flags::OPT_OUT, serving()), of(netns_flags::OPT_OUT, self.world(&[], &[])));
         let fails = |name, world, to, outcome| self.scenario(name, world, vec![self.fails(to, outcome)]);
-        let port = (vip.0, 81);
         [
             unless(
                 self.connected("connect from the host is translated", of(netns_flags::HOST, serving())),
@@ -345,12 +346,12 @@ impl Maker {
                 self.connected("a pod that opted out unknown is translated", serving()),
             ),
             unless(
-                fails("a pod that opted out is refused on the packet path", deaf, port, UNTOUCHED),
+                fails("a pod that opted out is refused on the packet path", deaf, vip, UNTOUCHED),
                 fails(
                     "a pod that opted out unknown is refused",
                     self.world(&[], &[]),
-                    port,
-                    Err(DropReason::UnknownPort),
+                    vip,
+                    Err(DropReason::NoEndpoints),
                 ),
             ),
         ]
@@ -415,7 +416,7 @@ impl Maker {
                 )
             },
             fails("a datagram without endpoints is refused", self.world(&[], &[]), vip, Err(DropReason::NoEndpoints)),
-            fails("a datagram to an unknown port is refused", serving(), (vip.0, 81), Err(DropReason::UnknownPort)),
+            fails("a datagram to an unknown port may be an answer", serving(), (vip.0, 81), UNTOUCHED),
             SocketScenario {
                 unknown: Some(Box::new(sent("datagrams of a pod that opted out unknown go on", serving(), again()))),
                 ..fails("datagrams of a pod that opted out are left alone", opted_out, vip, UNTOUCHED)
