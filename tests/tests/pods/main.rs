@@ -10,6 +10,7 @@ mod overlay;
 mod programs;
 mod repair;
 mod restart;
+mod reverse_path;
 mod server;
 mod spoof;
 mod world;

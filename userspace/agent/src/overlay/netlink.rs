@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{Stream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
@@ -105,6 +105,13 @@ impl Netlink {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
         done(request.execute().await, &format!("add the address {address}/{prefix} to {}", link.name))
+    }
+
+    /// Adds an IPv4 address that no packet to elsewhere is sent under; there already is no error.
+    pub(crate) async fn add_link_local_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut request = self.handle.address().add(link.index, address.into(), 32).replace();
+        request.message_mut().header.scope = AddressScope::Link;
+        done(request.execute().await, &format!("add the address {address}/32 to {}", link.name))
     }
 
     pub(crate) async fn delete_address(&self, message: AddressMessage, what: &str) -> Result<(), NetlinkError> {

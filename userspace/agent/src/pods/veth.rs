@@ -7,7 +7,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Network;
-use super::attachment::{Attachment, next_hop};
+use super::attachment::{Attachment, NEXT_HOP_V4, next_hop};
 use super::error::PodsError;
 use super::netns::PodNetns;
 use crate::overlay::netlink::{Link, Netlink, NetlinkError, ROUTE_PROTOCOL, destination, format_mac, gateway};
@@ -57,6 +57,11 @@ pub(super) async fn configure_host(
     sysctl::loosen_reverse_path(&link.name)?;
     sysctl::quiet(&link.name)?;
     sysctl::distrust(&link.name)?;
+    if pod.v4.is_some() {
+        // A device without an address takes nothing under a source whose route leads elsewhere, however loose its reverse
+        // path filter is; and under a service's address pods answer processes of the node.
+        netlink.add_link_local_address(link, NEXT_HOP_V4).await?;
+    }
     if !link.up {
         netlink.set_up(link).await?;
     }
@@ -141,6 +146,10 @@ pub(super) async fn verify_host(netlink: &Netlink, pod: &Attachment) -> Result<R
     }
     if !link.up {
         return Ok(Err(format!("the device {name} is down")));
+    }
+    let held = netlink.addresses(link.index).await?;
+    if pod.v4.is_some() && !held.iter().any(|(held, ..)| *held == IpAddr::V4(NEXT_HOP_V4)) {
+        return Ok(Err(format!("the device {name} has lost its address {NEXT_HOP_V4}/32")));
     }
     let routes = netlink.routes(Some(link.index)).await?;
     for address in pod.addresses().iter() {
