@@ -188,6 +188,11 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     Ok(Running { address, stop, cache, tasks })
 }
 
+/// The address of the `kubernetes` service, which the apiserver's certificate has to name.
+pub fn kubernetes_address(service_cidrs: &[IpNetwork]) -> anyhow::Result<IpAddr> {
+    Ok(ServiceAddresses::new(service_cidrs)?.first())
+}
+
 fn service_addresses(ranges: &[IpNetwork], advertised: IpAddr) -> anyhow::Result<ServiceAddresses> {
     let addresses = ServiceAddresses::new(ranges)?;
     anyhow::ensure!(

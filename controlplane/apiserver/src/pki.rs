@@ -26,15 +26,14 @@ const LEAF_LIFETIME: Duration = Duration::from_secs(3 * 365 * 24 * 3600);
 /// Certificates are valid from a little earlier, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
-/// Names under which pods and this machine reach the apiserver; the address is the first of the usual service CIDR.
-const SERVER_NAMES: [&str; 7] = [
+/// Names under which pods and this machine reach the apiserver, besides the address of the `kubernetes` service.
+const SERVER_NAMES: [&str; 6] = [
     "localhost",
     "127.0.0.1",
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
-    "10.96.0.1",
 ];
 
 /// The group that may do everything.

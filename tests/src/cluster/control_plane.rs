@@ -95,7 +95,9 @@ fn certificates(cluster: &Cluster, families: Families) -> Result<()> {
     let control = families.control();
     let names = control.iter().map(String::as_str).chain(["127.0.0.1", "localhost"]);
     let names: Vec<&str> = names.flat_map(|name| ["--san", name]).collect();
-    cluster.control().run(&[&[&*binary, "pki", "init", "--cert-dir", &*pki], &names[..]].concat())?;
+    let cidrs = families.service_cidr();
+    let init = [&*binary, "pki", "init", "--cert-dir", &*pki, "--service-cidr", &cidrs];
+    cluster.control().run(&[&init[..], &names[..]].concat())?;
     kubeconfig(cluster, families, "admin", "kubernetes-admin", &["system:masters"]).map(drop)
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use diolkos_apiserver::pki::Pki;
+use ipnetwork::IpNetwork;
 
 #[derive(Args)]
 pub(crate) struct PkiArgs {
@@ -21,6 +22,9 @@ enum PkiCommand {
         /// A name or address the apiserver and etcd are reached at; may be repeated.
         #[arg(long = "san", required = true, value_name = "NAME|IP")]
         sans: Vec<String>,
+        /// The apiserver's: pods reach it at the first address of the first network.
+        #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',', value_name = "CIDR,..")]
+        service_cidr: Vec<IpNetwork>,
     },
     /// Issues a client certificate and writes it as a kubeconfig, readable by its owner only.
     Kubeconfig {
@@ -44,7 +48,8 @@ enum PkiCommand {
 
 pub(crate) fn run(args: PkiArgs) -> anyhow::Result<()> {
     match args.command {
-        PkiCommand::Init { cert_dir, sans } => {
+        PkiCommand::Init { cert_dir, mut sans, service_cidr } => {
+            sans.push(diolkos_apiserver::kubernetes_address(&service_cidr)?.to_string());
             Pki::open(&cert_dir, &sans)?;
             println!("certificates are in {}", cert_dir.display());
         }
