@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two lines of a held connection.
 const BEAT: Duration = Duration::from_millis(100);
 
-const USAGE: &str = "probe serve NAME TCP ECHO UDP [ADDRESS,..] | tcp ADDRESS PORT COUNT | udp ADDRESS PORT COUNT |
-    datagrams ADDRESS PORT COUNT | hold ADDRESS PORT SECONDS";
+const USAGE: &str = "probe serve NAME TCP ECHO UDP [ADDRESS,..] | witness PORT ADDRESS,.. | tcp ADDRESS PORT COUNT |
+    udp ADDRESS PORT COUNT | datagrams ADDRESS PORT COUNT | hold ADDRESS PORT SECONDS";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -26,6 +26,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["serve", name, tcp, echo, udp] => serve(name, tcp.parse()?, echo.parse()?, udp.parse()?, "::"),
         ["serve", name, tcp, echo, udp, own] => serve(name, tcp.parse()?, echo.parse()?, udp.parse()?, own),
+        ["witness", port, own] => witness(port.parse()?, own),
         ["hold", address, port, seconds] => hold(target(address, port)?, Duration::from_secs(seconds.parse()?)),
         [how @ ("tcp" | "udp"), address, port, count] => {
             let (target, ask) = (target(address, port)?, if *how == "tcp" { ask_tcp } else { ask_udp });
@@ -159,18 +160,39 @@ fn serve(name: &str, tcp: u16, echo: u16, udp: u16, own: &str) -> Result<()> {
             }
         });
         for socket in &datagrams {
-            scope.spawn(|| answer_datagrams(socket, &answer));
+            scope.spawn(|| answer_datagrams(socket, |_| answer.clone()));
         }
     });
     Ok(())
 }
 
-fn answer_datagrams(socket: &UdpSocket, answer: &str) {
+/// Tells everybody who asks by TCP or UDP under which address it sees them.
+fn witness(port: u16, own: &str) -> Result<()> {
+    let listen = |address| TcpListener::bind((address, port)).with_context(|| format!("cannot listen on {address}"));
+    let bind = |address| UdpSocket::bind((address, port)).with_context(|| format!("cannot bind {address} for UDP"));
+    let listeners = own.split(',').map(listen).collect::<Result<Vec<_>>>()?;
+    let sockets = own.split(',').map(bind).collect::<Result<Vec<_>>>()?;
+    thread::scope(|scope| {
+        for listener in &listeners {
+            scope.spawn(|| {
+                for mut stream in listener.incoming().flatten() {
+                    let _ = stream.peer_addr().and_then(|peer| writeln!(stream, "{}", peer.ip()));
+                }
+            });
+        }
+        for socket in &sockets {
+            scope.spawn(|| answer_datagrams(socket, |from| from.ip().to_string()));
+        }
+    });
+    Ok(())
+}
+
+fn answer_datagrams(socket: &UdpSocket, answer: impl Fn(SocketAddr) -> String) {
     let mut question = [0; 2048];
     loop {
         // An error is about an earlier answer whose receiver is gone.
         if let Ok((_, from)) = socket.recv_from(&mut question) {
-            let _ = socket.send_to(answer.as_bytes(), from);
+            let _ = socket.send_to(answer(from).as_bytes(), from);
         }
     }
 }

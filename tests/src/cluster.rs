@@ -184,6 +184,15 @@ impl Cluster {
         self.spaces.control()
     }
 
+    /// A machine on the nodes' wire that is no node, its addresses, that of the first family first. It has no route to
+    /// pods. One a cluster.
+    pub fn add_stranger(&mut self, families: Families) -> Result<(Space, Vec<String>)> {
+        const NUMBER: u32 = 100;
+        let space = self.spaces.add(self.guard.make_cgroup("stranger")?)?;
+        network::uplink(self.control(), &space, families, NUMBER)?;
+        Ok((space, families.node(NUMBER)))
+    }
+
     /// A server of the control plane: etcd, apiserver, scheduler, controller-manager.
     pub fn control_plane_mut(&mut self, name: &str) -> Result<&mut Process> {
         let server = self.control_plane.iter_mut().find(|server| server.name() == name);

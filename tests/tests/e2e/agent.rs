@@ -81,7 +81,7 @@ fn a_pod_gets_its_network_after_the_agent_was_away() {
 }
 
 /// Starts the agent that was killed, and waits until it says that it is in sync and takes pods.
-fn start(fixture: &mut Fixture) {
+pub(crate) fn start(fixture: &mut Fixture) {
     let ready = |cluster: &Cluster| cluster.node(0).agent().log().matches(READY).count();
     let before = ready(&fixture.cluster);
     fixture.cluster.node_mut(0).start_agent().unwrap();

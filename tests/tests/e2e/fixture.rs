@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use diolkos_tests::image::{self, ImageSpec};
+use diolkos_tests::process::Process;
 use diolkos_tests::space::finish;
 use diolkos_tests::{Cluster, ClusterConfig, Families, Pod, tools};
 use serde_json::{Value, json};
@@ -30,7 +31,24 @@ pub(crate) struct Fixture {
     /// ClusterIPs of the Service `both` over the same pods, IPv4 and IPv6: port 80 answers a name by TCP and by UDP,
     /// port 9000 echoes.
     pub(crate) both: [String; 2],
+    /// Servers on the host networks of both nodes, with [`HOST_PORT`], and the addresses of their Service `hosts`.
+    pub(crate) hosts: [Pod; 2],
+    pub(crate) hosts_service: [String; 2],
+    pub(crate) outside: Outside,
 }
+
+/// Where a server on a host network answers its name by TCP and by UDP.
+pub(crate) const HOST_PORT: u16 = 18_080;
+
+/// A machine that is no part of the cluster and knows no way to pods: it tells by TCP and UDP whom it sees.
+pub(crate) struct Outside {
+    /// IPv4 and IPv6, or the one that the cluster has.
+    pub(crate) addresses: Vec<String>,
+    _server: Process,
+}
+
+/// Where that machine answers.
+pub(crate) const WITNESS: &str = "7000";
 
 /// From where a test connects.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +59,8 @@ pub(crate) enum Place<'a> {
     Packets(&'a Pod),
     /// The host network of a node; nodes count from 0.
     Node(usize),
+    /// The same without its cgroup: its packets are translated.
+    NodePackets(usize),
 }
 
 /// The server and client of the tests, in images and on nodes.
@@ -62,15 +82,22 @@ impl Fixture {
         let config =
             ClusterConfig { nodes: 2, images: images()?, families: Families::Dual, ..ClusterConfig::default() };
         let mut cluster = Cluster::start(&config)?;
-        match Self::prepare(&mut cluster) {
-            Ok((client, near, far, web, both)) => Ok(Self { cluster, client, near, far, web, both }),
+        let prepared = Outside::start(&mut cluster, config.families)
+            .and_then(|outside| Ok((outside, Self::prepare(&mut cluster)?)));
+        match prepared {
+            Ok((outside, ([client, near, far, first, second], web, [both, hosts_service]))) => {
+                Ok(Self { cluster, client, near, far, web, both, hosts: [first, second], hosts_service, outside })
+            }
             Err(error) => Err(cluster.explain(error)),
         }
     }
 
-    fn prepare(cluster: &mut Cluster) -> Result<(Pod, Pod, Pod, String, [String; 2])> {
+    fn prepare(cluster: &mut Cluster) -> Result<([Pod; 5], String, [[String; 2]; 2])> {
         for (name, node) in [("client", "node-1"), ("near", "node-1"), ("far", "node-2")] {
             cluster.apply(&pod(name, Some(node)).to_string())?;
+        }
+        for (name, node) in [("host-1", "node-1"), ("host-2", "node-2")] {
+            cluster.apply(&on_host_network(name, "hosts", node).to_string())?;
         }
         cluster.apply(&deployment("web", REPLICAS).to_string())?;
         let mut web = service("web", "web", 80, 8080);
@@ -82,17 +109,20 @@ impl Fixture {
         let datagrams = json!({ "name": "datagrams", "port": 80, "targetPort": 8080, "protocol": "UDP" });
         web["spec"]["ports"].as_array_mut().context("a Service without ports")?.push(datagrams);
         cluster.apply(&web.to_string())?;
+        let mut hosts = service_of_both_protocols("hosts", "hosts", HOST_PORT);
+        hosts["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+        cluster.apply(&hosts.to_string())?;
         cluster.wait_pods("app=web", REPLICAS, PATIENCE)?;
         let mut one = |name: &str| -> Result<Pod> {
             cluster.wait_pods(&format!("app={name}"), 1, PATIENCE)?.pop().context("there is no such pod")
         };
-        let (client, near, far) = (one("client")?, one("near")?, one("far")?);
+        let pods = [one("client")?, one("near")?, one("far")?];
+        let [client, near, far] = pods.clone();
+        let [first, second] = two("hosts", cluster.wait_pods("app=hosts", 2, PATIENCE)?)?;
         let web = cluster.service_field("web", "clusterIP")?;
         cluster.wait("the Service web answers", PATIENCE, |cluster| get(cluster, &client, &web, 80))?;
-        let both: [String; 2] = cluster_ips(cluster, "both")?
-            .try_into()
-            .map_err(|addresses| anyhow::anyhow!("the Service both has the addresses {addresses:?}"))?;
-        Ok((client, near, far, web, both))
+        let [both, hosts] = ["both", "hosts"].map(|name| two(name, cluster_ips(cluster, name)?));
+        Ok(([client, near, far, first, second], web, [both?, hosts?]))
     }
 
     /// Waits until the client gets an answer from `address:port`.
@@ -109,9 +139,7 @@ impl Fixture {
 
     /// Creates a Service of the pods `app` that is not merely what [`service`] makes; its addresses.
     pub(crate) fn serve(&self, name: &str, app: &str, target: u16, spec: &Value) -> Vec<String> {
-        let mut object = service(name, app, 80, target);
-        let datagrams = json!({ "name": "datagrams", "port": 80, "targetPort": target, "protocol": "UDP" });
-        object["spec"]["ports"].as_array_mut().unwrap().push(datagrams);
+        let mut object = service_of_both_protocols(name, app, target);
         object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         self.cluster.apply(&object.to_string()).unwrap();
         cluster_ips(&self.cluster, name).unwrap()
@@ -135,7 +163,20 @@ impl Fixture {
     }
 }
 
-fn images() -> Result<Vec<PathBuf>> {
+impl Outside {
+    pub(crate) fn start(cluster: &mut Cluster, families: Families) -> Result<Self> {
+        let (space, addresses) = cluster.add_stranger(families)?;
+        let argv = [PROBE, "witness", WITNESS, &addresses.join(",")].map(str::to_owned);
+        let server = Process::start("witness", &space, cluster.directory(), &argv)?;
+        Ok(Self { addresses, _server: server })
+    }
+}
+
+fn two<T: std::fmt::Debug>(what: &str, list: Vec<T>) -> Result<[T; 2]> {
+    list.try_into().map_err(|list| anyhow::anyhow!("{what} is not two but {list:?}"))
+}
+
+pub(crate) fn images() -> Result<Vec<PathBuf>> {
     let mut spec = ImageSpec::iperf3()?.named(IMAGE);
     spec.programs.push((PROBE.into(), "/usr/bin/probe".into()));
     image::build_all(&[ImageSpec::pause()?, spec], &tools::root().join("target/images"))
@@ -152,10 +193,11 @@ pub(crate) fn probe_command(cluster: &Cluster, from: Place<'_>) -> Result<Comman
         Place::Pod(pod) => cluster.exec_command(pod, "probe"),
         Place::Packets(pod) => cluster.command_in_network(pod, PROBE),
         Place::Node(index) => Ok(cluster.node(index).space().bounded(PROBE)),
+        Place::NodePackets(index) => Ok(cluster.node(index).space().command_in(cluster.control().cgroup(), PROBE)),
     }
 }
 
-fn cluster_ips(cluster: &Cluster, name: &str) -> Result<Vec<String>> {
+pub(crate) fn cluster_ips(cluster: &Cluster, name: &str) -> Result<Vec<String>> {
     let service = cluster.get(&["service", name])?;
     let list = service["spec"]["clusterIPs"].as_array().with_context(|| format!("service {name} has no addresses"))?;
     Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
@@ -212,6 +254,26 @@ pub(crate) fn service(name: &str, app: &str, port: u16, target: u16) -> Value {
         "metadata": { "name": name, "namespace": "default" },
         "spec": { "selector": { "app": app }, "ports": [{ "name": "main", "port": port, "targetPort": target }] },
     })
+}
+
+/// Port 80 by TCP and by UDP.
+pub(crate) fn service_of_both_protocols(name: &str, app: &str, target: u16) -> Value {
+    let mut object = service(name, app, 80, target);
+    let datagrams = json!({ "name": "datagrams", "port": 80, "targetPort": target, "protocol": "UDP" });
+    object["spec"]["ports"].as_array_mut().into_iter().for_each(|ports| ports.push(datagrams.clone()));
+    object
+}
+
+/// A pod on its node's network that answers its name on [`HOST_PORT`] by TCP and by UDP.
+pub(crate) fn on_host_network(name: &str, app: &str, node: &str) -> Value {
+    let mut pod = pod(name, Some(node));
+    pod["metadata"]["labels"]["app"] = app.into();
+    pod["spec"]["hostNetwork"] = true.into();
+    let container = &mut pod["spec"]["containers"][0];
+    container["command"][2] = format!("exec probe serve $NAME {HOST_PORT} 19000 {HOST_PORT} $ADDRESSES").into();
+    let addresses = json!({ "name": "ADDRESSES", "valueFrom": { "fieldRef": { "fieldPath": "status.podIPs" } } });
+    container["env"].as_array_mut().into_iter().for_each(|env| env.push(addresses.clone()));
+    pod
 }
 
 fn pod_spec() -> Value {

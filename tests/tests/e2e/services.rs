@@ -3,8 +3,9 @@
 use std::process::Stdio;
 
 use anyhow::ensure;
+use serde_json::json;
 
-use crate::fixture::{Fixture, PATIENCE, REPLICAS, deployment, fixture, get, loop_script, service, tally};
+use crate::fixture::{Fixture, PATIENCE, Place, REPLICAS, deployment, fixture, get, loop_script, service, tally};
 
 #[test]
 fn a_service_spreads_connections_over_all_its_pods() {
@@ -66,11 +67,17 @@ fn a_socket_that_the_hooks_miss_is_translated_packet_by_packet() {
 #[test]
 fn a_pod_reaches_itself_through_its_service() {
     let mut fixture = fixture();
-    fixture.cluster.apply(&service("near", "near", 80, 8080).to_string()).unwrap();
-    let address = fixture.cluster.service_field("near", "clusterIP").unwrap();
-    fixture.wait_answer(&address, 80);
-    let answer = get(&fixture.cluster, &fixture.near, &address, 80).unwrap();
-    assert_eq!(answer, "near");
+    let addresses = fixture.serve("near", "near", 8080, &json!({ "ipFamilyPolicy": "RequireDualStack" }));
+    let near = fixture.near.clone();
+    for address in &addresses {
+        fixture.wait_probe(Place::Pod(&near), &["tcp", address, "80", "1"], "near");
+        for from in [Place::Pod(&near), Place::Packets(&near)] {
+            for how in ["tcp", "udp", "datagrams"] {
+                let heard = fixture.probe(from, &[how, address, "80", "10"]);
+                assert!(heard.keys().eq(["near"]), "{from:?} {how} {address}: {heard:?}");
+            }
+        }
+    }
     fixture.cluster.kubectl(&["delete", "service", "near"]).unwrap();
 }
 

@@ -1,13 +1,14 @@
 //! A service of the kernel dataplane with its servers and clients, each in a network namespace behind a veth pair.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diolkos_abi::config::Config;
+use diolkos_abi::counter::{Hook, Verdict, verdict_index};
 use diolkos_abi::pod::Netns;
 use diolkos_agent::clock::Clock;
 use diolkos_agent::dataplane::Shared;
@@ -25,7 +26,8 @@ use serde_json::json;
 use crate::world::{World, ifindex, ip};
 
 const SERVICE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 80);
-const PORT: u16 = 8080;
+/// Where servers answer.
+pub(crate) const PORT: u16 = 8080;
 pub(crate) const SERVERS: u8 = 4;
 /// The gateway's MAC, so that pods need not ask.
 const HOST_MAC: &str = "02:00:00:00:00:01";
@@ -53,15 +55,20 @@ impl Agent {
             route_mask_v4: [255, 255, 255, 0],
             service_cidr_v4: [10, 96, 0, 0],
             service_mask_v4: [255, 255, 0, 0],
+            gateway_v6: in_pod_cidr(1).octets(),
+            pod_cidr_v6: in_pod_cidr(0).octets(),
+            route_mask_v6: HALF,
+            service_cidr_v6: SERVICES_V6.octets(),
+            service_mask_v6: HALF,
             ..Config::default()
         };
         let dataplane = Shared::new(Kernel::open(&world.options(config)).unwrap_or_else(|error| panic!("{error}")));
         let this = ThisNode {
             name: "n1".into(),
             node_v4: Some([192, 0, 2, 1].into()),
-            node_v6: None,
+            node_v6: Some("fd02::1".parse().unwrap()),
             pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
-            pod_cidr_v6: None,
+            pod_cidr_v6: Some(format!("{}/64", in_pod_cidr(0)).parse().unwrap()),
             overlay_mtu: 1450,
             on_link: OnLink::default(),
             clock: Clock::calibrate(),
@@ -71,7 +78,12 @@ impl Agent {
     }
 
     pub(crate) fn sync(&mut self, serving: u8) {
-        for change in [Change::Services(vec![service()]), Change::Nodes(vec![]), Change::Slices(vec![slice(serving)])] {
+        self.sync_with(vec![service()], vec![slice(serving)]);
+    }
+
+    /// All there is, and the programs in place.
+    pub(crate) fn sync_with(&mut self, services: Vec<Service>, slices: Vec<EndpointSlice>) {
+        for change in [Change::Services(services), Change::Nodes(vec![]), Change::Slices(slices)] {
             self.driver.apply(change);
         }
         self.driver.cycle(Duration::ZERO);
@@ -80,7 +92,11 @@ impl Agent {
     }
 
     pub(crate) fn change(&mut self, serving: u8) {
-        self.driver.apply(Change::Slice(slice(serving)));
+        self.change_slices([slice(serving)]);
+    }
+
+    pub(crate) fn change_slices(&mut self, slices: impl IntoIterator<Item = EndpointSlice>) {
+        slices.into_iter().for_each(|slice| self.driver.apply(Change::Slice(slice)));
         self.driver.cycle(self.started.elapsed());
         assert!(self.driver.refusals().is_empty(), "{:?}", self.driver.refusals());
     }
@@ -93,15 +109,20 @@ impl Agent {
             ..Default::default()
         };
         let mut dataplane = self.dataplane.lock();
-        let address = diolkos_abi::address::v4_mapped(pod.address.octets());
-        dataplane.upsert_endpoint(address, endpoint).unwrap();
+        for address in [diolkos_abi::address::v4_mapped(pod.address.octets()), pod.address_v6.octets()] {
+            dataplane.upsert_endpoint(address, endpoint).unwrap();
+        }
         dataplane.attach_pod(&pod.host, ifindex(&pod.host)).unwrap();
     }
 
     /// Says whose the pod's sockets are.
     pub(crate) fn know(&self, pod: &Pod, flags: u32) {
-        let netns = Netns { v4: pod.address.octets(), flags, ..Netns::default() };
+        let netns = Netns { v4: pod.address.octets(), v6: pod.address_v6.octets(), flags, ..Netns::default() };
         self.dataplane.lock().set_netns(pod.cookie, netns).unwrap();
+    }
+
+    pub(crate) fn counter(&self, hook: Hook, verdict: Verdict) -> u64 {
+        self.dataplane.lock().counters().unwrap()[verdict_index(hook, verdict) as usize]
     }
 }
 
@@ -123,14 +144,27 @@ fn slice(serving: u8) -> EndpointSlice {
     .unwrap()
 }
 
-fn address(n: u8) -> Ipv4Addr {
+pub(crate) fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, 1, 2 + n)
 }
+
+pub(crate) fn address_v6(n: u8) -> Ipv6Addr {
+    in_pod_cidr(2 + u16::from(n))
+}
+
+const fn in_pod_cidr(host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, host)
+}
+
+/// The mask of a /64.
+const HALF: [u8; 16] = [255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) const SERVICES_V6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0);
 
 /// A network namespace behind a veth pair, as the CNI server makes it. Lives as long as its last thread.
 pub(crate) struct Pod {
     pub(crate) host: String,
     address: Ipv4Addr,
+    address_v6: Ipv6Addr,
     mac: [u8; 6],
     cookie: u64,
     path: String,
@@ -150,7 +184,7 @@ struct NetnsCookie;
 
 /// That of the caller's network namespace; 0, which none has, before Linux 5.14.
 pub(crate) fn netns_cookie() -> u64 {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     nix::sys::socket::getsockopt(&socket, NetnsCookie).unwrap_or_default()
 }
 
@@ -171,13 +205,19 @@ impl Pod {
         ip(&format!("link set {host} up"));
         ip(&format!("route add {address}/32 dev {host}"));
         ip(&format!("neigh replace {address} lladdr {pod_mac} dev {host} nud permanent"));
-        let pod = Self { host, address, mac, cookie, path, _end: end };
+        let address_v6 = address_v6(n);
+        ip(&format!("route add {address_v6}/128 dev {host}"));
+        ip(&format!("neigh replace {address_v6} lladdr {pod_mac} dev {host} nud permanent"));
+        let pod = Self { host, address, address_v6, mac, cookie, path, _end: end };
         pod.inside(move || {
             ip("link set lo up");
             ip("link set eth0 up");
             ip(&format!("addr add {address}/32 dev eth0"));
             ip(&format!("neigh replace 169.254.1.1 lladdr {HOST_MAC} dev eth0 nud permanent"));
             ip("route add default via 169.254.1.1 dev eth0 onlink");
+            ip(&format!("addr add {address_v6}/128 dev eth0 nodad"));
+            ip(&format!("neigh replace fe80::1 lladdr {HOST_MAC} dev eth0 nud permanent"));
+            ip("-6 route add default via fe80::1 dev eth0");
         })
         .join()
         .unwrap();
@@ -185,7 +225,7 @@ impl Pod {
     }
 
     /// Runs something in the pod, in a thread of its own.
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let namespace = std::fs::File::open(&self.path).unwrap();
         std::thread::spawn(move || {
             nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -193,12 +233,20 @@ impl Pod {
         })
     }
 
-    /// Accepts connections until the process ends, and greets each with its address.
+    /// Accepts connections until the process ends, and greets each with its address; answers datagrams with it.
     pub(crate) fn serve(&self) {
         let address = self.address;
         let (send, ready) = std::sync::mpsc::channel();
         drop(self.inside(move || {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap();
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap();
+            std::thread::spawn(move || {
+                loop {
+                    // An error is about an earlier answer.
+                    let Ok((_, from)) = socket.recv_from(&mut [0; 16]) else { continue };
+                    let _ = socket.send_to(&address.octets(), from);
+                }
+            });
             send.send(()).unwrap();
             for stream in listener.incoming().flatten() {
                 // A client that gave up counts the failure itself.

@@ -2,6 +2,7 @@
 //! own. Needs root and the built eBPF object.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod affinity;
 mod answers;
 mod check;
 mod churn;
