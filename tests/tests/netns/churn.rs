@@ -27,7 +27,7 @@ use draw::{Random, draw};
 use figures::Figures;
 use flow::Path;
 use grave::{Grave, Seen, WATCH};
-use model::{Change, Life, Model, PODS};
+use model::{Change, Endpoint, Life, Model, PODS};
 use pod::Pod;
 use server::Server;
 
@@ -37,11 +37,11 @@ use crate::world::{World, on_a_node};
 const CHANGES: usize = 1000;
 const SEED: u64 = 0x5eed;
 /// The agent is started anew after so many changes.
-const RESTART: usize = 250;
+const RESTART: usize = 400;
 /// What each client may dial between two changes.
 const DIALS: u64 = 4;
-/// The same while a new agent opens its programs: that takes seconds, most of them computing.
-const DIALS_WHILE_OPENING: u64 = 100;
+/// The same in each phase of a restart. Clients without end would leave the agent no time on a small machine.
+const DIALS_IN_A_RESTART: u64 = 40;
 /// A client that dials nothing for so long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -87,6 +87,7 @@ impl Churn {
         let common = Arc::new(Common::new(Model::new()));
         let mut agent = Agent::open(world, spaces(&homes));
         agent.sync(&common.model());
+        agent.put_in_place();
         pods.iter().chain(&homes).for_each(|pod| agent.add(pod));
         for (home, flags) in homes.iter().zip([0, netns_flags::OPT_OUT]) {
             agent.know(home, flags);
@@ -171,31 +172,15 @@ impl Churn {
         if let Some(service) = touched.first() {
             self.common.hot.store(*service, Ordering::Relaxed);
         }
-        // Of a change that comes while there is no agent, the next one learns when it lists the objects.
-        let away = restarts.then(|| self.open_another(world));
-        if let Change::Bury { pod } = change {
-            self.kill(*pod);
+        // A change that comes while there is no agent is news to the next one when it lists the objects.
+        let next = restarts.then(|| self.open_another(world));
+        let buried = if let Change::Bury { pod } = change { Some(*pod) } else { None };
+        if let Some(pod) = buried {
+            self.kill(pod);
         }
-        let cni_is_first = self.random.flip();
-        if let Some(mut agent) = away {
-            self.figures.restarted(self.agent.closed());
-            std::mem::swap(&mut self.agent, &mut agent);
-            drop(agent);
-            self.allow(u64::MAX);
-            if let Change::Bury { pod } = change {
-                self.bury(*pod, |_| ());
-            }
-            self.agent.sync(&self.common.model());
-        } else if let (Change::Bury { pod }, true) = (change, cni_is_first) {
-            self.bury(*pod, Agent::cycle);
-            self.agent.change(&slices);
-        } else if let Change::Bury { pod } = change {
-            self.graves.push((*pod, Grave::dig(&self.pods[*pod])));
-            self.agent.change(&slices);
-            self.agent.del(&self.pods[*pod]);
-            self.agent.cycle();
-        } else {
-            self.agent.change(&slices);
+        match next {
+            Some(agent) => self.restart(agent, buried),
+            None => self.tell(&slices, buried),
         }
         self.common.model().end(Instant::now());
         match change {
@@ -210,7 +195,7 @@ impl Churn {
 impl Churn {
     /// An agent that does nothing yet.
     fn open_another(&self, world: &World) -> Agent {
-        self.allow(DIALS_WHILE_OPENING);
+        self.allow(DIALS_IN_A_RESTART);
         Agent::open(world, spaces(&self.homes))
     }
 
@@ -222,11 +207,38 @@ impl Churn {
         self.pods[pod].silence();
     }
 
-    /// The CNI server takes the pod away; then something else happens.
-    fn bury(&mut self, pod: usize, then: impl FnOnce(&mut Agent)) {
-        self.graves.push((pod, Grave::dig(&self.pods[pod])));
+    /// The CNI server takes the pod away.
+    fn del(&mut self, pod: usize) {
         self.agent.del(&self.pods[pod]);
-        then(&mut self.agent);
+        self.agent.cycle();
+    }
+
+    /// The agent learns of a change: of a pod that is gone by the CNI server and by the slices, in either order.
+    fn tell(&mut self, slices: &[(usize, Vec<Endpoint>)], buried: Option<usize>) {
+        let Some(pod) = buried else { return self.agent.change(slices) };
+        self.graves.push((pod, Grave::dig(&self.pods[pod])));
+        let cni_is_first = self.random.flip();
+        if cni_is_first {
+            self.del(pod);
+        }
+        self.agent.change(slices);
+        if !cni_is_first {
+            self.del(pod);
+        }
+    }
+
+    /// Another agent takes over, and learns what is new by itself.
+    fn restart(&mut self, next: Agent, buried: Option<usize>) {
+        self.figures.restarted(self.agent.closed());
+        self.agent = next;
+        if let Some(pod) = buried {
+            self.graves.push((pod, Grave::dig(&self.pods[pod])));
+            self.agent.del(&self.pods[pod]);
+        }
+        let model = self.common.model().clone();
+        self.agent.sync(&model);
+        self.allow(DIALS_IN_A_RESTART);
+        self.agent.put_in_place();
     }
 
     /// Another pod gets the address of one that is gone.

@@ -59,7 +59,7 @@ impl Agent {
         Self { dataplane, driver, closer, sweeper: Sweeper::new(config.lifetimes), started: Instant::now() }
     }
 
-    /// All objects come, and the programs are put in place.
+    /// All objects come.
     pub(super) fn sync(&mut self, model: &Model) {
         let services = (0..SERVICES).map(service).collect();
         let slices = (0..SERVICES).flat_map(|service| slices(service, &model.endpoints(service))).collect();
@@ -68,6 +68,10 @@ impl Agent {
         }
         self.cycle();
         assert!(self.driver.has_synced());
+    }
+
+    /// Its programs take over.
+    pub(super) fn put_in_place(&self) {
         self.dataplane.lock().put_in_place().unwrap();
     }
 
