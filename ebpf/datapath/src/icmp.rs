@@ -20,6 +20,8 @@ use crate::tables::{Scratch, Tables};
 
 /// Length of the header of an ICMP error; the quote follows it.
 const HEADER: usize = 8;
+/// Offset of the word with the identifier in an ICMP echo message.
+const IDENTIFIER: usize = 4;
 /// Bytes of a quote that are looked at: an IPv4 header with all its options and a TCP header, or an IPv6 header with a
 /// fragment header and a TCP header.
 const MOST: usize = 80;
@@ -40,7 +42,7 @@ pub(crate) fn is_error<P: Packet>(packet: &P, ip: &Ip) -> bool {
 struct Quote {
     source: Words,
     destination: Words,
-    /// Source and destination port, as they stand in the quote.
+    /// Source and destination port, as they stand in the quote; of an echo message as [`echo_ports`].
     ports: u32,
     /// [`protocol`].
     protocol: u8,
@@ -118,17 +120,40 @@ pub(crate) fn translate<const V6: bool, P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Reads the quote. `None` when it is cut off before the ports, or of a packet without ports.
+/// Reads the quote. `None` when it is cut off before the ports, or of a packet that has none and is no echo message.
 #[inline(always)]
 fn quote<const V6: bool, P: Packet>(packet: &mut P, ip: &Ip) -> Option<Quote> {
     let at = (ip.l4 & OFFSETS) + HEADER;
     packet.pull(at + MOST);
     let (source, destination, protocol, l4) = if V6 { quoted_v6(packet, at)? } else { quoted_v4(packet, at)? };
-    if !matches!(protocol, protocol::TCP | protocol::UDP) {
-        return None;
-    }
-    let [ports] = packet.load(l4)?;
+    let [first] = packet.load(l4)?;
+    let ports = match protocol {
+        protocol::TCP | protocol::UDP => first,
+        _ => {
+            let is_reply = is_echo_reply(protocol, first)?;
+            let [message] = packet.load(l4 + IDENTIFIER)?;
+            echo_ports(is_reply, halves(message)[0])
+        }
+    };
     Some(Quote { source, destination, ports, protocol, l4 })
+}
+
+/// Whether an ICMP message that begins with this word answers an echo message; `None` when it neither answers nor is one.
+#[inline(always)]
+pub(crate) fn is_echo_reply(protocol: u8, first: u32) -> Option<bool> {
+    let (request, reply) = match protocol {
+        protocol::ICMP => (8, 0),
+        protocol::ICMPV6 => (128, 129),
+        _ => return None,
+    };
+    let [kind, ..] = first.to_ne_bytes();
+    if kind == request || kind == reply { Some(kind == reply) } else { None }
+}
+
+/// The ports of an ICMP echo message: its identifier stands for that of who asks.
+#[inline(always)]
+pub(crate) fn echo_ports(is_reply: bool, identifier: [u8; 2]) -> u32 {
+    if is_reply { headers::ports([0; 2], identifier) } else { headers::ports(identifier, [0; 2]) }
 }
 
 #[inline(always)]
@@ -204,7 +229,7 @@ fn replace<const V6: bool, P: Packet>(packet: &mut P, ip: &Ip, quote: &Quote, en
     let [head] = packet.load(l4)?;
     let mut checksum = second_half(head);
     checksum = adjust(adjust(checksum, addresses.from, addresses.to), ports.from, ports.to);
-    let inner = quoted_checksum(packet, quote, addresses, ports);
+    let inner = quoted_checksum::<V6, P>(packet, quote, addresses, ports);
     if let Some((_, change)) = inner {
         checksum = adjust(checksum, change.from, change.to);
     }
@@ -223,7 +248,14 @@ fn replace<const V6: bool, P: Packet>(packet: &mut P, ip: &Ip, quote: &Quote, en
         checksum = adjust(checksum, hops.from, hops.to);
         packet.store(at + 8, [hops.to, d, h])?;
     }
-    packet.store(quote.l4, [ports.to])?;
+    if matches!(quote.protocol, protocol::TCP | protocol::UDP) {
+        packet.store(quote.l4, [ports.to])?;
+    } else {
+        // Of an echo message one of the ports is 0.
+        let [message] = packet.load(quote.l4 + IDENTIFIER)?;
+        let identifier = first_half(ports.to) | second_half(ports.to);
+        packet.store(quote.l4 + IDENTIFIER, [with_first_half(message, identifier)])?;
+    }
     if let Some((at, change)) = inner {
         packet.store(at, [change.to])?;
     }
@@ -233,8 +265,20 @@ fn replace<const V6: bool, P: Packet>(packet: &mut P, ip: &Ip, quote: &Quote, en
 /// The word with the quoted transport checksum: where it is, and how it changes. `None` when the quote ends before it, or
 /// there is none.
 #[inline(always)]
-fn quoted_checksum<P: Packet>(packet: &P, quote: &Quote, addresses: Change, ports: Change) -> Option<(usize, Change)> {
+fn quoted_checksum<const V6: bool, P: Packet>(
+    packet: &P,
+    quote: &Quote,
+    addresses: Change,
+    ports: Change,
+) -> Option<(usize, Change)> {
     let changed = |checksum| adjust(adjust(checksum, addresses.from, addresses.to), ports.from, ports.to);
+    if !matches!(quote.protocol, protocol::TCP | protocol::UDP) {
+        let [from] = packet.load(quote.l4)?;
+        // The checksum of ICMP knows nothing of addresses, that of ICMPv6 does.
+        let before = second_half(from);
+        let checksum = if V6 { changed(before) } else { adjust(before, ports.from, ports.to) };
+        return Some((quote.l4, Change { from, to: with_second_half(from, checksum) }));
+    }
     if quote.protocol == protocol::TCP {
         let at = quote.l4 + 16;
         let [from] = packet.load(at)?;

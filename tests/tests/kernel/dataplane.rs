@@ -79,6 +79,11 @@ macro_rules! take {
 impl Dataplane {
     /// `flows` is the capacity of conntrack.
     pub fn load(config: &Config, flows: u32) -> Self {
+        Self::load_some(config, flows, |_| true)
+    }
+
+    /// [`Self::load`] of the programs that are `wanted` by name: the verifier takes a while for each.
+    pub fn load_some(config: &Config, flows: u32, wanted: impl Fn(&str) -> bool) -> Self {
         let config = Config { features: config.features & possible(), ..*config };
         let mut ebpf = EbpfLoader::new()
             .override_global(config::NAME, &config, true)
@@ -86,7 +91,7 @@ impl Dataplane {
             .load(&read("dataplane.o"))
             .unwrap_or_else(|error| panic!("dataplane.o does not load: {error:?}"));
         let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-        for name in names {
+        for name in names.into_iter().filter(|name| wanted(name)) {
             let program = ebpf.program_mut(&name).expect("the program was just listed");
             let loaded = if let Ok(program) = <&mut SchedClassifier>::try_from(&mut *program) {
                 program.load()

@@ -65,22 +65,33 @@ fn a_pod_pings_the_outside() {
     });
 }
 
-/// One echo message, and its reply.
-fn ping(to: IpAddr) {
+/// A socket that pings an address.
+fn pings(to: IpAddr) -> UdpSocket {
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
-    let (family, protocol, kind) = match to {
-        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8),
-        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    let (family, protocol) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let socket: UdpSocket = socket(family, SockType::Datagram, SockFlag::empty(), protocol).unwrap().into();
     socket.set_read_timeout(Some(talk::PATIENCE)).unwrap();
     socket.connect((to, 0)).unwrap();
+    socket
+}
+
+fn echo_message(to: IpAddr, sequence: u8, payload: usize) -> Vec<u8> {
+    let kind = if to.is_ipv4() { 8 } else { 128 };
+    [&[kind, 0, 0, 0, 0, 0, 0, sequence][..], &vec![b'x'; payload]].concat()
+}
+
+/// Three echo messages, and their replies.
+fn ping(to: IpAddr) {
+    let socket = pings(to);
     for sequence in 1..4 {
-        let message = [&[kind, 0, 0, 0, 0, 0, 0, sequence], &[b'x'; 56][..]].concat();
+        let message = echo_message(to, sequence, 56);
         socket.send(&message).unwrap();
         let mut reply = [0; 128];
         let length = socket.recv(&mut reply).unwrap_or_else(|error| panic!("ping {to}: {error}"));
-        assert_eq!((length, reply[0]), (message.len(), if kind == 8 { 0 } else { 129 }));
+        assert_eq!((length, reply[0]), (message.len(), if to.is_ipv4() { 0 } else { 129 }));
         assert_eq!(reply[6..length], message[6..]);
     }
 }
@@ -113,6 +124,21 @@ fn a_pod_learns_the_mtu_of_a_way_outside() {
         })
         .unwrap();
         pair.at_client(|| talk::echoed(to, 1400)).unwrap_or_else(|error| panic!("{to}: {error}"));
+    });
+}
+
+#[test]
+fn a_pod_learns_the_mtu_of_a_way_outside_by_ping() {
+    for_each_family(|pair, family| {
+        pair.restore();
+        assert_ne!(pair.learned_mtu(BEYOND[family]), Some(NARROW));
+        let socket = pair.at_client(|| pings(BEYOND[family]));
+        socket.send(&echo_message(BEYOND[family], 1, 1400)).unwrap();
+        eventually("the pod learns", talk::PATIENCE, || {
+            anyhow::ensure!(pair.learned_mtu(BEYOND[family]) == Some(NARROW));
+            Ok(())
+        })
+        .unwrap();
     });
 }
 

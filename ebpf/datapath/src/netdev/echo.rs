@@ -3,7 +3,8 @@
 use diolkos_abi::address::protocol;
 use diolkos_abi::counter::DropReason;
 
-use crate::headers::{Ip, OFFSETS, Part, Transport, ports};
+use crate::headers::{Ip, OFFSETS, Part, Transport, halves, ports};
+use crate::icmp;
 use crate::packet::{Change, Packet};
 use crate::rewrite;
 use crate::tables::Scratch;
@@ -18,20 +19,14 @@ pub(super) struct Echo {
 /// Gives an ICMP echo message ports, so that it is a flow like all others.
 #[inline(always)]
 pub(super) fn as_flow<P: Packet>(packet: &P, ip: &mut Ip) -> Echo {
-    let (request, reply) = match ip.protocol {
-        protocol::ICMP => (8, 0),
-        protocol::ICMPV6 => (128, 129),
-        _ => return Echo::NONE,
-    };
-    let at = ip.l4 & OFFSETS;
-    let Some([first, second]) = packet.load(at) else { return Echo::NONE };
-    let [kind, ..] = first.to_ne_bytes();
-    if ip.fragment.kind != Part::Whole || (kind != request && kind != reply) {
+    if !matches!(ip.protocol, protocol::ICMP | protocol::ICMPV6) || ip.fragment.kind != Part::Whole {
         return Echo::NONE;
     }
-    let (is_reply, [high, low, sequence @ ..]) = (kind == reply, second.to_ne_bytes());
-    let ends = if is_reply { ports([0; 2], [high, low]) } else { ports([high, low], [0; 2]) };
-    ip.transport = Transport::of_datagram(at, ends);
+    let at = ip.l4 & OFFSETS;
+    let Some([first, second]) = packet.load(at) else { return Echo::NONE };
+    let Some(is_reply) = icmp::is_echo_reply(ip.protocol, first) else { return Echo::NONE };
+    let [identifier, sequence] = halves(second);
+    ip.transport = Transport::of_datagram(at, icmp::echo_ports(is_reply, identifier));
     Echo { is_reply, sequence }
 }
 

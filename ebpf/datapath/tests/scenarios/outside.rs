@@ -189,6 +189,9 @@ fn errors(family: Family) -> Vec<Scenario> {
     let (pod, web) = (pod(family), web(family));
     let (flows, end) = flow(family, protocol::UDP);
     let router = SocketAddr::new(web.ip(), 0);
+    let nowhere = SocketAddr::new(web.ip(), 0);
+    let (asked, asker) = flow_to(family, if family.v6 { protocol::ICMPV6 } else { protocol::ICMP }, nowhere);
+    let ping = |from| out(from, web).ping(b"odd");
     let sent = |from| out(from, web).udp(b"a datagram");
     let received = |to| inwards(web, to).udp(b"a datagram");
     let length = quote(family);
@@ -201,6 +204,20 @@ fn errors(family: Family) -> Vec<Scenario> {
         )
         .reaches_pod(CLIENT_IFINDEX, at_pod(router, SocketAddr::new(pod.ip(), 0)).error(&PORT, &sent(pod), length))
         .leaves(&flows),
+        comes(
+            family,
+            ["an_error_about_a_pods_ping_reaches_it", "an_error_about_a_pods_ping_reaches_it_v6"],
+            &asked,
+            inwards(router, SocketAddr::new(end.ip(), 0)).error(&PORT, &ping(asker), length),
+        )
+        .reaches_pod(CLIENT_IFINDEX, at_pod(router, SocketAddr::new(pod.ip(), 0)).error(&PORT, &ping(pod), length))
+        .leaves(&asked),
+        comes(
+            family,
+            ["an_error_about_the_nodes_own_ping_is_its", "an_error_about_the_nodes_own_ping_is_its_v6"],
+            &asked,
+            inwards(router, SocketAddr::new(end.ip(), 0)).error(&PORT, &ping(SocketAddr::new(end.ip(), 5000)), length),
+        ),
         leaves(
             family,
             ["an_error_of_a_pod_leaves_under_the_node", "an_error_of_a_pod_leaves_under_the_node_v6"],

@@ -289,13 +289,14 @@ impl Wire {
         bytes
     }
 
+    /// An echo message whose identifier is the port.
     pub fn ping(&self, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let step = self.ip();
+        let (step, identifier) = (self.ip(), self.from.port());
         let written = if self.from.is_ipv4() {
-            step.icmpv4_echo_request(1, 2).write(&mut bytes, payload)
+            step.icmpv4_echo_request(identifier, 2).write(&mut bytes, payload)
         } else {
-            step.icmpv6_echo_request(1, 2).write(&mut bytes, payload)
+            step.icmpv6_echo_request(identifier, 2).write(&mut bytes, payload)
         };
         written.unwrap();
         bytes
