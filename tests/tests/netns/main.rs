@@ -13,6 +13,7 @@ mod dataplane;
 mod direct;
 mod draining;
 mod fixture;
+mod full;
 mod operations;
 mod outside;
 mod packets;

@@ -30,6 +30,9 @@ pub(crate) const OTHER_HOST: u16 = 85;
 pub(crate) const FAR: u16 = 86;
 /// Where all of them serve.
 pub(crate) const BACKEND_PORT: u16 = 8080;
+/// A service whose backends are two ports of the second node's pod.
+pub(crate) const TWO: u16 = 87;
+pub(crate) const TWO_BACKENDS: [u16; 2] = [9001, 9002];
 /// A service's address, one that no service has, and one of the second node that no pod has; of each family.
 pub(crate) const VIPS: [IpAddr; 2] = [v4(10, 96, 10), v6(0xfd96, 0x10)];
 pub(crate) const HOOKED_VIPS: [IpAddr; 2] = [v4(10, 96, 20), v6(0xfd96, 0x20)];
@@ -57,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) hooked: bool,
     /// Refusals are left to the packet path, as where `bpf_set_retval` is not there.
     pub(crate) no_retval: bool,
+    /// How many entries conntrack has for each core; enough for everything when it is not said.
+    pub(crate) flows_of_a_core: Option<u32>,
 }
 
 const fn v4(a: u8, b: u8, d: u8) -> IpAddr {
@@ -241,10 +246,17 @@ impl Half {
         node.inside(|| prepare_node(number, &pod, setup));
         pod.inside(|| prepare_pod(number));
         let (config, world) = node.inside(|| (tables::config(number, setup), tables::world(number, setup)));
-        let mut dataplane = Dataplane::load(&config, 1 << 14);
+        let cores: u32 = aya::util::nr_cpus().unwrap().try_into().unwrap();
+        let mut dataplane = Dataplane::load(&config, setup.flows_of_a_core.map_or(1 << 14, |flows| flows * cores));
         dataplane.fill(&world, 0);
         node.inside(|| attach(&mut dataplane, number, setup));
         Self { node, pod, dataplane: RefCell::new(dataplane), world: RefCell::new(world) }
+    }
+
+    /// Whether conntrack has an entry with this port on either side.
+    pub(crate) fn knows(&self, port: u16) -> bool {
+        let port = port.to_be_bytes();
+        self.dataplane.borrow().flows().keys().any(|key| key.source_port == port || key.destination_port == port)
     }
 
     /// How often a hook came to a verdict.

@@ -10,8 +10,8 @@ use diolkos_abi::service::{
 };
 
 use super::{
-    BACKEND_PORT, EMPTY, FAR, HOST, NATIVE, OTHER_HOST, OUTSIDE, OWN, PORTS_FIRST, SERVED, Setup, host_mac, node,
-    overlay_mac, pod, pod_mac, v6,
+    BACKEND_PORT, EMPTY, FAR, HOST, NATIVE, OTHER_HOST, OUTSIDE, OWN, PORTS_FIRST, SERVED, Setup, TWO, TWO_BACKENDS,
+    host_mac, node, overlay_mac, pod, pod_mac, v6,
 };
 use crate::scenarios::world::World;
 use crate::world::ifindex;
@@ -116,7 +116,7 @@ pub(super) fn world(number: u8, setup: Setup) -> World {
 }
 
 /// The services of a family: the port, the backend, and the node it lives on.
-fn services(family: usize) -> [(u16, Option<IpAddr>, u8); 6] {
+fn services(family: usize) -> [(u16, Option<IpAddr>, u8); 7] {
     [
         (EMPTY, None, 0),
         (SERVED, Some(pod(2, 10)[family]), 2),
@@ -124,6 +124,7 @@ fn services(family: usize) -> [(u16, Option<IpAddr>, u8); 6] {
         (HOST, Some(node(1)[family]), 1),
         (OTHER_HOST, Some(node(2)[family]), 2),
         (FAR, Some(OUTSIDE[family]), 0),
+        (TWO, Some(pod(2, 10)[family]), 2),
     ]
 }
 
@@ -141,18 +142,27 @@ fn add_services(world: &mut World, number: u8, setup: Setup) {
             let key = FrontendKey::new(vip, port.to_be_bytes(), protocol, scope::CLUSTER);
             world.frontends.push((key, frontend_word(id, key.tag(), 0)));
             let Some(address) = backend else { continue };
-            world.services.push((id, Service { row: row_word(id, 1), ..Service::default() }));
-            world.slots.push((id, id));
-            let backend = Backend {
-                address: mapped(address),
-                port: BACKEND_PORT.to_be_bytes(),
-                state: backend_state::ALIVE,
-                generation: 1,
-                node: if lives_on == 3 - number { OTHER } else { 0 },
-                protocol,
-                ..Backend::default()
-            };
-            world.backends.push((id, backend));
+            let node = if lives_on == 3 - number { OTHER } else { 0 };
+            let ports = if port == TWO { &TWO_BACKENDS[..] } else { &[BACKEND_PORT] };
+            // Far enough apart for the rows.
+            let base = id * 2;
+            world.services.push((id, Service { row: row_word(base, ports.len() as u32), ..Service::default() }));
+            for (slot, port) in (base..).zip(ports) {
+                world.slots.push((slot, slot));
+                world.backends.push((slot, backend_at(address, *port, node, protocol)));
+            }
         }
+    }
+}
+
+fn backend_at(address: IpAddr, port: u16, node: u32, protocol: u8) -> Backend {
+    Backend {
+        address: mapped(address),
+        port: port.to_be_bytes(),
+        state: backend_state::ALIVE,
+        generation: 1,
+        node,
+        protocol,
+        ..Backend::default()
     }
 }
