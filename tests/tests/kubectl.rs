@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use diolkos_apiserver::pki::{ADMIN_GROUP, ADMIN_USER, Pki};
-use diolkos_apiserver::{Running, Settings, cache, serve_with};
+use diolkos_apiserver::{Running, Security, Settings, cache, serve_with};
 use diolkos_store::Model;
 use tokio::runtime::Runtime;
 
@@ -184,6 +184,7 @@ impl Cluster {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            security: Security::default(),
             cache: cache::Limits::default(),
         };
         let running = runtime.block_on(serve_with(Arc::new(Model::new()), &pki, settings)).unwrap();

@@ -1,5 +1,6 @@
 //! What the apiserver knows of each kind: a table that is built at run time, so that more rows can come later.
 
+mod account;
 mod apps;
 mod cell;
 mod config;
@@ -13,6 +14,9 @@ mod node;
 mod pod;
 mod pod_column;
 mod pod_spec;
+mod rbac;
+mod review;
+mod secret;
 mod rule;
 pub mod service;
 mod strict;
@@ -330,8 +334,14 @@ impl Registry {
             coordination::lease(),
             discovery::endpoint_slice(),
             networking::ip_address(),
+            secret::secret(),
+            account::service_account(),
+            rbac::cluster_role(),
+            rbac::cluster_role_binding(),
+            rbac::role(),
+            rbac::role_binding(),
         ];
-        Self { kinds: kinds.into_iter().map(Arc::new).collect() }
+        Self { kinds: kinds.into_iter().chain(review::reviews()).map(Arc::new).collect() }
     }
 
     /// By the names of a REST path.

@@ -65,6 +65,13 @@ impl Failure {
         Self::new(403, "Forbidden", message, Some(details(resource, name)))
     }
 
+    /// With a further reason after the message.
+    pub fn because(mut self, reason: &str) -> Self {
+        let message = self.0.message.take().unwrap_or_default();
+        self.0.message = Some(format!("{message}: {reason}"));
+        self
+    }
+
     /// 403: `user` may not use this path, which is not one of a resource.
     pub fn forbidden_path(user: &str, verb: &str, path: &str) -> Self {
         let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");

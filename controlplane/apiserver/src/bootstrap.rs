@@ -1,5 +1,7 @@
 //! What every cluster has, made at the start and kept: the system's namespaces, and the Service with which pods reach
-//! the apiserver.
+//! the apiserver, and the default roles.
+
+mod roles;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,8 +24,14 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// In every so many of these looks, the first one among them, addresses without a Service are given back.
 const GIVE_BACK_ROUNDS: u64 = 30;
 
+/// Makes and completes what is there once and for all.
+pub(crate) async fn begin(handlers: &Handlers, advertised: SocketAddr) -> Result<(), Failure> {
+    ensure(handlers, advertised).await?;
+    roles::ensure(handlers).await
+}
+
 /// Makes what is missing.
-pub(crate) async fn ensure(handlers: &Handlers, advertised: SocketAddr) -> Result<(), Failure> {
+async fn ensure(handlers: &Handlers, advertised: SocketAddr) -> Result<(), Failure> {
     for name in NAMESPACES {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(handlers, key("", "namespaces", "", name), &namespace).await?;
@@ -137,7 +145,7 @@ fn key(group: &str, plural: &str, namespace: &str, name: &str) -> wire::Key {
 }
 
 fn own_caller() -> Caller {
-    let user = User { name: "system:apiserver".into(), groups: vec![ADMIN_GROUP.into()] };
+    let user = User::new("system:apiserver", [ADMIN_GROUP]);
     Caller { user, record: Record::default() }
 }
 

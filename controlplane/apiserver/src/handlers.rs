@@ -6,7 +6,9 @@ mod create;
 mod delete;
 mod list;
 mod patch;
+mod review;
 mod scale;
+mod token;
 mod transaction;
 mod update;
 mod watch;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diolkos_api::kind::{Kind, Registry};
+use diolkos_api::selector::FieldSelector;
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use diolkos_store::{Store, StoreError};
@@ -22,10 +25,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::addresses::ServiceAddresses;
+use crate::admission::{Write, node_restriction};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
-use crate::stack::authorization::authorize;
-use crate::stack::{Attributes, Record, User};
+use crate::stack::{Attributes, Authorizer, Record, User};
+use crate::tokens::Tokens;
 
 pub(crate) use list::Listing;
 pub(crate) use transaction::{Current, Turns, stored_bytes};
@@ -39,6 +43,8 @@ pub(crate) struct Handlers {
     pub registry: Arc<Registry>,
     pub addresses: ServiceAddresses,
     pub turns: Turns,
+    pub authorizer: Authorizer,
+    pub tokens: Tokens,
     pub metrics: Metrics,
     /// HOST:PORT under which clients reach this server, as discovery tells it.
     pub public_address: Arc<str>,
@@ -51,17 +57,15 @@ pub(crate) struct Caller {
     pub record: Record,
 }
 
-/// The namespace of the leases with which nodes show that they live.
-const NODE_LEASES: &str = "kube-node-lease";
-
 /// What a request is about, after it was found and allowed.
 struct Target {
     kind: Arc<Kind>,
     namespace: String,
     name: String,
     subresource: String,
-    /// The node that asks, when one does: it writes only what is its own.
-    node: Option<String>,
+    verb: &'static str,
+    /// Who asks.
+    user: Arc<User>,
 }
 
 impl Target {
@@ -73,19 +77,17 @@ impl Target {
         Failure::not_found(self.kind.resource(), &self.name)
     }
 
-    /// 403 when a node writes what belongs to another one. `object` is what is there, or is to be.
-    fn check_own(&self, object: &Value) -> Result<(), Failure> {
-        let Some(node) = &self.node else { return Ok(()) };
-        let (own, allowed) = match self.kind.plural.as_str() {
-            "nodes" => (self.name == *node, "itself"),
-            "leases" => (self.name == *node && self.namespace == NODE_LEASES, "the lease of its own name"),
-            "pods" => (object["spec"]["nodeName"] == node.as_str(), "pods with spec.nodeName set to itself"),
-            _ => (true, ""),
-        };
-        if own {
-            return Ok(());
+    fn write<'a>(&'a self, new: Option<&'a Value>, old: Option<&'a Value>) -> Write<'a> {
+        Write {
+            kind: &self.kind,
+            namespace: &self.namespace,
+            name: &self.name,
+            subresource: &self.subresource,
+            verb: self.verb,
+            user: &self.user,
+            new,
+            old,
         }
-        Err(Failure::refused(self.kind.resource(), &self.name, &format!("node {node:?} can only write {allowed}")))
     }
 }
 
@@ -100,8 +102,59 @@ impl Handlers {
     ) -> Result<Target, Failure> {
         let key = key.unwrap_or_default();
         let attributes = attributes(verb, &key);
+        self.allowed(caller, attributes, verb, key, named)
+    }
+
+    /// The same for a collection, of which a field selector chooses: one that names an object asks for that alone.
+    fn collection(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        key: Option<wire::Key>,
+        fields: &str,
+    ) -> Result<Target, Failure> {
+        let key = key.unwrap_or_default();
+        let mut attributes = attributes(verb, &key);
+        if let Ok(selector) = FieldSelector::parse(fields) {
+            if key.name.is_empty() {
+                attributes.name = selector.exact("metadata.name").unwrap_or_default().to_owned();
+            }
+            attributes.selected_node = selector.exact("spec.nodeName").map(str::to_owned);
+        }
+        self.allowed(caller, attributes, verb, key, false)
+    }
+
+    /// 403 unless whoever asks may write this.
+    fn check_write(&self, target: &Target, new: Option<&Value>, old: Option<&Value>) -> Result<(), Failure> {
+        node_restriction::check(&target.write(new, old))?;
+        match new {
+            Some(new) => self.authorizer.check_grant(&target.user, &target.kind, new, old),
+            None => Ok(()),
+        }
+    }
+
+    /// Who may not ask for a resource is not told whether there is one.
+    pub(crate) fn authorize_unknown(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        key: &wire::Key,
+    ) -> Result<(), Failure> {
+        let attributes = attributes(verb, key);
         caller.record.note(&attributes);
-        authorize(&caller.user, &attributes)?;
+        self.authorizer.authorize(&caller.user, &attributes)
+    }
+
+    fn allowed(
+        &self,
+        caller: &Caller,
+        attributes: Attributes,
+        verb: &'static str,
+        key: wire::Key,
+        named: bool,
+    ) -> Result<Target, Failure> {
+        caller.record.note(&attributes);
+        self.authorizer.authorize(&caller.user, &attributes)?;
         let kind = self.registry.find(&key.group, &key.version, &key.plural).ok_or_else(Failure::no_such_resource)?;
         check_verb(&kind, &key.subresource, verb)?;
         if named && key.name.is_empty() {
@@ -123,21 +176,23 @@ impl Handlers {
         if [&key.namespace, &key.name].into_iter().any(|part| part.contains('/') || part == "." || part == "..") {
             return Err(Failure::bad_request("names may not contain '/', or be '.' or '..'"));
         }
-        let node = caller.user.node().map(str::to_owned);
-        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource, node })
+        let user = Arc::new(caller.user.clone());
+        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource, verb, user })
     }
 }
 
 fn attributes(verb: &'static str, key: &wire::Key) -> Attributes {
     let is_namespace = key.group.is_empty() && key.plural == "namespaces";
     Attributes {
-        verb,
+        verb: verb.into(),
         group: key.group.clone(),
+        version: key.version.clone(),
         resource: key.plural.clone(),
         subresource: key.subresource.clone(),
         namespace: if is_namespace { key.name.clone() } else { key.namespace.clone() },
         name: key.name.clone(),
         path: String::new(),
+        selected_node: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The apiserver: authentication, audit, limits, authorization, and one set of verb handlers behind gRPC and REST.
 
 mod addresses;
+mod admission;
 mod bootstrap;
 pub mod cache;
 mod grpc;
@@ -11,6 +12,7 @@ pub mod pki;
 mod rest;
 mod serve;
 mod stack;
+mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -31,7 +33,10 @@ use handlers::{Handlers, Turns};
 use metrics::Metrics;
 use pki::Pki;
 use serve::{Shutdown, Stop};
-use stack::Limits;
+use stack::{Authenticator, Authorizer, Limits};
+use tokens::Tokens;
+
+pub use tokens::{DEFAULT_ISSUER, TokenOptions};
 
 /// How long the first fill of the cache may take before the server gives up starting.
 const FILL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,6 +57,18 @@ pub struct Options {
     pub store: StoreOptions,
     /// The ranges of ClusterIPs: one for each address family, the cluster's first family first.
     pub service_cidrs: Vec<IpNetwork>,
+    pub security: Security,
+}
+
+/// Whom a server lets in.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// What the tokens of service accounts say.
+    pub tokens: TokenOptions,
+    /// Further public keys whose tokens are taken: names and PEM.
+    pub account_keys: Vec<(String, String)>,
+    /// Requests without certificate and token are those of `system:anonymous` instead of nobody's.
+    pub anonymous: bool,
 }
 
 /// Where the objects rest.
@@ -71,6 +88,7 @@ pub struct Settings {
     /// As in [`Options::service_cidrs`].
     pub service_cidrs: Vec<IpNetwork>,
     pub cache: cache::Limits,
+    pub security: Security,
 }
 
 /// A server that serves; dropping it stops it.
@@ -140,6 +158,7 @@ async fn start(options: Options) -> anyhow::Result<Running> {
         advertise_address: options.advertise_address,
         service_cidrs: options.service_cidrs,
         cache: cache::Limits::default(),
+        security: options.security,
     };
     let running = serve_with(store, &pki, settings).await?;
     tracing::info!(address = %running.address(), kubeconfig = %kubeconfig.display(), "serving");
@@ -168,21 +187,36 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
         anyhow::bail!("the cache was not filled within {} s: {why}", FILL_TIMEOUT.as_secs());
     }
     let metrics = Metrics::default();
+    let authorizer = Authorizer::new(metrics.clone());
+    let mut keys = pki.account_keys().clone();
+    keys.verify.extend(settings.security.account_keys);
+    let tokens = Tokens::new(cache.clone(), &keys, &settings.security.tokens, metrics.clone())
+        .context("cannot use the keys of the service accounts")?;
+    let authenticator = Authenticator::new(tokens.clone(), settings.security.anonymous, metrics.clone());
     let handlers = Handlers {
         store,
         cache: cache.clone(),
         registry,
         addresses,
         turns: Turns::new(),
+        authorizer: authorizer.clone(),
+        tokens,
         metrics: metrics.clone(),
         public_address: bootstrap::public_address(advertised),
     };
-    bootstrap::ensure(&handlers, advertised).await.context("cannot make the cluster's own objects")?;
+    bootstrap::begin(&handlers, advertised).await.context("cannot make the cluster's own objects")?;
+    let follower = authorizer.follow(&cache).await.context("cannot read the roles")?;
     let grpc = tonic::service::Routes::new(grpc::service(handlers.clone())).into_axum_router();
-    let router = stack::wrap(grpc.fallback_service(rest::routes(handlers.clone())), Limits::new(metrics));
+    let router = stack::wrap(
+        grpc.fallback_service(rest::routes(handlers.clone())),
+        authenticator,
+        Limits::new(metrics),
+        authorizer,
+    );
     let (stop, shutdown) = Shutdown::new();
     let tasks = vec![
         tokio::spawn(serve::serve(listener, tls, router, shutdown.clone())),
+        tokio::spawn(follower.run(shutdown.clone())),
         tokio::spawn(bootstrap::keep(handlers, advertised, shutdown)),
     ];
     Ok(Running { address, stop, cache, tasks })
@@ -243,6 +277,7 @@ mod tests {
                 ..EtcdConfig::default()
             }),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            security: Security::default(),
         };
         let stopped = run_until(options, tokio::time::sleep(Duration::from_millis(500)));
         tokio::time::timeout(STORE_PATIENCE / 2, stopped).await.expect("it stops at once").unwrap();

@@ -15,6 +15,11 @@ struct Counters {
     requests: AtomicU64,
     refused_for_load: AtomicU64,
     write_conflicts: AtomicU64,
+    unauthenticated: AtomicU64,
+    tokens_issued: AtomicU64,
+    tokens_refused: AtomicU64,
+    forbidden: AtomicU64,
+    escalations: AtomicU64,
     watches: AtomicI64,
 }
 
@@ -30,6 +35,30 @@ impl Metrics {
     /// Another writer was first, and the write began anew.
     pub(crate) fn write_conflict(&self) {
         self.0.write_conflicts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nobody known sent a request.
+    pub(crate) fn unauthenticated(&self) {
+        self.0.unauthenticated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn token_issued(&self) {
+        self.0.tokens_issued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A token was looked at and is nobody's.
+    pub(crate) fn token_refused(&self) {
+        self.0.tokens_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was authenticated and not allowed.
+    pub(crate) fn forbidden(&self) {
+        self.0.forbidden.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A role or binding would have given more than its writer has.
+    pub(crate) fn escalation(&self) {
+        self.0.escalations.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an open watch until the guard is dropped.
@@ -59,6 +88,31 @@ impl Metrics {
             "counter",
             "Writes that began anew because another writer was first.",
             read(&counters.write_conflicts),
+        );
+        line(
+            "diolkos_apiserver_unauthenticated_requests_total",
+            "counter",
+            "Requests of nobody known.",
+            read(&counters.unauthenticated),
+        );
+        line("diolkos_apiserver_issued_tokens_total", "counter", "Tokens signed.", read(&counters.tokens_issued));
+        line(
+            "diolkos_apiserver_refused_tokens_total",
+            "counter",
+            "Tokens that are nobody's: of another key, ended, for another audience, or of something that is gone.",
+            read(&counters.tokens_refused),
+        );
+        line(
+            "diolkos_apiserver_forbidden_requests_total",
+            "counter",
+            "Requests of known users that nothing allows.",
+            read(&counters.forbidden),
+        );
+        line(
+            "diolkos_apiserver_refused_escalations_total",
+            "counter",
+            "Roles and bindings refused because they give more than their writer has.",
+            read(&counters.escalations),
         );
         let watches = counters.watches.load(Ordering::Relaxed).to_string();
         line("diolkos_apiserver_watches", "gauge", "Open watches.", watches);

@@ -41,6 +41,18 @@ pub const ADMIN_GROUP: &str = "system:masters";
 /// The user of admin.kubeconfig.
 pub const ADMIN_USER: &str = "kubernetes-admin";
 
+/// The keys of the service accounts' tokens. To change them, put another pair in place of `sa.key` and `sa.pub`, and
+/// leave the old public key beside it as `sa-*.pub` until the last token of the old key has ended.
+#[derive(Clone, Debug)]
+pub struct AccountKeys {
+    /// Where the key that signs is, for messages.
+    pub signing_name: String,
+    /// PKCS #8, ECDSA over P-256.
+    pub signing_pem: String,
+    /// Names and PEM of further keys whose signatures are taken.
+    pub verify: Vec<(String, String)>,
+}
+
 /// What may go wrong with certificates and their files.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -81,6 +93,7 @@ pub struct Pki {
     apiserver: Identity,
     etcd_server: Identity,
     etcd_client: Identity,
+    accounts: AccountKeys,
 }
 
 struct Authority {
@@ -101,7 +114,9 @@ impl Pki {
         let server = Leaf { user: "kube-apiserver", groups: &[], names: &all_names };
         let etcd_server = Leaf { user: "etcd", groups: &[], names: &all_names };
         let etcd_client = Leaf { user: "kube-apiserver-etcd-client", groups: &[], names: &[] };
+        let accounts = account_keys(dir)?;
         Ok(Pki {
+            accounts,
             apiserver: leaf_file(dir, "apiserver", &cluster, &server)?,
             etcd_server: leaf_file(dir, "etcd/server", &etcd, &etcd_server)?,
             etcd_client: leaf_file(dir, "etcd/client", &etcd, &etcd_client)?,
@@ -128,6 +143,11 @@ impl Pki {
     /// The certificate of etcd's authority, PEM.
     pub fn etcd_ca_pem(&self) -> &str {
         &self.etcd.cert_pem
+    }
+
+    /// The keys of the service accounts' tokens.
+    pub fn account_keys(&self) -> &AccountKeys {
+        &self.accounts
     }
 
     /// The apiserver's server certificate.
@@ -182,6 +202,27 @@ impl Pki {
         }
         Ok(path)
     }
+}
+
+fn account_keys(dir: &Path) -> Result<AccountKeys, PkiError> {
+    let (key, public) = (dir.join("sa.key"), dir.join("sa.pub"));
+    let signing_pem = match files::read(&key)? {
+        Some(pem) => pem,
+        None => {
+            let make = |cause| PkiError::Make { subject: "service accounts".to_owned(), cause };
+            let pair = KeyPair::generate().map_err(make)?;
+            write_private(&key, pair.serialize_pem().as_bytes())?;
+            write_private(&public, pair.public_key_pem().as_bytes())?;
+            pair.serialize_pem()
+        }
+    };
+    let mut verify = Vec::new();
+    for path in files::named(dir, "sa", ".pub")? {
+        if let Some(pem) = files::read(&path)? {
+            verify.push((path.display().to_string(), pem));
+        }
+    }
+    Ok(AccountKeys { signing_name: key.display().to_string(), signing_pem, verify })
 }
 
 /// What a signed certificate says.

@@ -21,7 +21,6 @@ use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::handlers::{Caller, Handlers};
-use crate::stack::authorization::authorize;
 use crate::stack::{Attributes, MAX_BODY_BYTES, Record, User, failure_response};
 use address::{Address, Place};
 use negotiation::{Form, Representation};
@@ -51,6 +50,7 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
     match Address::parse(parts.uri.path()) {
         Some(Address::Object(place)) => {
             if handlers.registry.find(&place.key.group, &place.key.version, &place.key.plural).is_none() {
+                handlers.authorize_unknown(caller, verb_of(&parts.method, &place), &place.key)?;
                 return Ok(no_such_path());
             }
             let parameters = Parameters::parse(&parts.uri)?;
@@ -68,10 +68,10 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
             call.answer(parts.method).await
         }
         other => {
-            let verb = if parts.method == Method::GET { "get" } else { "post" };
+            let verb = parts.method.as_str().to_ascii_lowercase();
             let attributes = Attributes::of_path(verb, parts.uri.path());
             caller.record.note(&attributes);
-            authorize(&caller.user, &attributes)?;
+            handlers.authorizer.authorize(&caller.user, &attributes)?;
             if parts.method != Method::GET {
                 return Err(Failure::method_not_allowed());
             }
@@ -84,6 +84,20 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
                 _ => Ok(no_such_path()),
             }
         }
+    }
+}
+
+/// What a method asks for at a place.
+fn verb_of(method: &Method, place: &Place) -> &'static str {
+    let named = !place.key.name.is_empty();
+    match *method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ if named => "get",
+        _ => "list",
     }
 }
 

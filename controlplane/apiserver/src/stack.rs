@@ -1,9 +1,10 @@
-//! What every request passes before its handler, gRPC and REST alike: authentication, audit, limits; and the
-//! authorization that the handlers ask once they know what is wanted (gRPC says so in its messages only).
+//! What every request passes before its handler, gRPC and REST alike: authentication, audit, limits, impersonation; and
+//! the authorization that the handlers ask once they know what is wanted (gRPC says so in its messages only).
 
 mod audit;
 mod authentication;
 pub(crate) mod authorization;
+mod impersonation;
 mod limits;
 
 use axum::Router;
@@ -13,16 +14,18 @@ use diolkos_api::status::Failure;
 use http::{HeaderValue, Request, StatusCode, header};
 
 pub(crate) use audit::Record;
-pub(crate) use authentication::User;
-pub(crate) use authorization::Attributes;
+pub(crate) use authentication::{AUTHENTICATED, Authenticator, UNAUTHENTICATED, User};
+pub(crate) use authorization::{Attributes, Authorizer};
+pub(crate) use impersonation::account_groups;
 pub(crate) use limits::{Limits, MAX_BODY_BYTES};
 
 /// Wraps the routes: the first layer a request meets is authentication.
-pub(crate) fn wrap(routes: Router, limits: Limits) -> Router {
+pub(crate) fn wrap(routes: Router, authenticator: Authenticator, limits: Limits, authorizer: Authorizer) -> Router {
     routes
+        .layer(from_fn_with_state(authorizer, impersonation::layer))
         .layer(from_fn_with_state(limits, limits::layer))
         .layer(from_fn(audit::layer))
-        .layer(from_fn(authentication::layer))
+        .layer(from_fn_with_state(authenticator, authentication::layer))
 }
 
 /// Paths that tell how the server does; open to all.

@@ -35,6 +35,19 @@ pub(crate) struct ApiserverArgs {
     /// Where the objects rest: in etcd, or in a file that this apiserver alone uses.
     #[arg(long, default_value = "etcd", value_name = "etcd|file:PATH", value_parser = parse_store)]
     store: Rest,
+    /// Who signs the tokens of service accounts: `iss`.
+    #[arg(long, default_value = diolkos_apiserver::DEFAULT_ISSUER, value_name = "URL")]
+    service_account_issuer: String,
+    /// Whom tokens for this server are for: `aud`. Default: the issuer.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    api_audiences: Vec<String>,
+    /// A further public key whose tokens are taken, in PEM; may be repeated. Those in --cert-dir named sa*.pub are.
+    #[arg(long, value_name = "FILE")]
+    service_account_key_file: Vec<PathBuf>,
+    /// Takes requests without certificate and token as those of system:anonymous.
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        action = clap::ArgAction::Set, value_name = "BOOL")]
+    anonymous_auth: bool,
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
@@ -75,6 +88,16 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
             ..EtcdConfig::default()
         }),
     };
+    let mut account_keys = Vec::new();
+    for path in args.service_account_key_file {
+        let name = path.display().to_string();
+        account_keys.extend(read(Some(path))?.map(|pem| (name, pem)));
+    }
+    let security = diolkos_apiserver::Security {
+        tokens: diolkos_apiserver::TokenOptions { issuer: args.service_account_issuer, audiences: args.api_audiences },
+        account_keys,
+        anonymous: args.anonymous_auth,
+    };
     diolkos_apiserver::run(diolkos_apiserver::Options {
         listen: args.listen,
         advertise_address: args.advertise_address,
@@ -82,6 +105,7 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
         cert_dir: args.cert_dir,
         service_cidrs: args.service_cidr,
         store,
+        security,
     })
     .await
 }

@@ -13,6 +13,16 @@ pub fn dns_label(value: &str) -> Vec<String> {
     check(value, MAX_NAME, is_dns_label(value), message)
 }
 
+/// What can stand in a path: what roles are named.
+pub fn path_segment(value: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if matches!(value, "." | "..") {
+        problems.push(format!("may not be '{value}'"));
+    }
+    problems.extend(["/", "%"].iter().filter(|c| value.contains(**c)).map(|c| format!("may not contain '{c}'")));
+    problems
+}
+
 /// A DNS-1035 label: what Services are named.
 pub fn dns_1035_label(value: &str) -> Vec<String> {
     let message = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \

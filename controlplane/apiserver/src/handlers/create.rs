@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::body::{self, FieldValidation};
 use super::transaction::{Edit, set_version};
-use super::{Caller, Handlers, Target, now, reply};
+use super::{Caller, Handlers, Target, now, reply, review};
 
 /// Letters of generated names, as Kubernetes has them: no vowels, so no words.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -28,14 +28,19 @@ impl Handlers {
         if target.subresource == "binding" {
             return self.bind(&target, &request).await;
         }
+        if target.subresource == "token" {
+            return self.request_token(&target, &request).await;
+        }
         if is_part {
             return Err(Failure::unimplemented(format!("creating {} is not part of this server", target.subresource)));
+        }
+        if review::is_review(&target.kind) {
+            return self.review(caller, &target, &request).await;
         }
         let validation = FieldValidation::parse(&request.field_validation)?;
         let (mut object, warnings) = body::parse(&target.kind, &request.json, validation)?;
         settle_namespace(&target, &mut object)?;
         let prefix = settle_name(&mut target, &mut object)?;
-        target.check_own(&object)?;
         let namespace = self.check_namespace(&target, false).await?;
         body::drop_nulls(&mut object);
         let attempts = if prefix.is_some() { MAX_GENERATED } else { 1 };
@@ -72,6 +77,7 @@ impl Handlers {
         }
         self.addresses.claims(self, &target.kind, None, Some(&mut object), &[]).await?;
         target.kind.check(&object, None)?;
+        self.check_write(target, Some(&object), None)?;
         Ok(reply(&object, 0, warnings))
     }
 

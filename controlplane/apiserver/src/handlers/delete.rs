@@ -43,7 +43,7 @@ impl Handlers {
         caller: &Caller,
         request: wire::DeleteRequest,
     ) -> Result<Vec<wire::Object>, Failure> {
-        let target = self.target(caller, "deletecollection", request.key.clone(), false)?;
+        let target = self.collection(caller, "deletecollection", request.key.clone(), &request.field_selector)?;
         let options = options(&request)?;
         let matching = self.matching(&target.kind, &target.namespace, &request).await?;
         let deleted = stream::iter(matching.into_iter().map(|(namespace, name)| {
@@ -52,7 +52,8 @@ impl Handlers {
                 namespace,
                 name,
                 subresource: String::new(),
-                node: target.node.clone(),
+                verb: target.verb,
+                user: target.user.clone(),
             };
             let options = &options;
             async move {

@@ -49,7 +49,7 @@ impl Handlers {
     }
 
     pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {
-        let target = self.target(caller, "list", request.key.clone(), false)?;
+        let target = self.collection(caller, "list", request.key.clone(), &request.field_selector)?;
         let limit = usize::try_from(request.limit)
             .map_err(|_| Failure::bad_request(format!("limit is {}; it may not be negative", request.limit)))?;
         let selection = selection(&target.kind, &target.namespace, &request.label_selector, &request.field_selector)?;

@@ -63,7 +63,8 @@ fn set_scale(target: &Target, scale: &Value, current: &Current) -> Result<Edit, 
         namespace: target.namespace.clone(),
         name: target.name.clone(),
         subresource: String::new(),
-        node: target.node.clone(),
+        verb: target.verb,
+        user: target.user.clone(),
     };
     replace(&whole, &new, current)
 }

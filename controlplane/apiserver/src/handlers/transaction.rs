@@ -121,11 +121,11 @@ impl Handlers {
     ) -> Result<Option<Change>, Failure> {
         let key = target.key();
         let old = &current.object;
-        target.check_own(old)?;
         let expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
         let (object, write, claims) = match edit(current)? {
             Edit::Keep => return Ok(None),
             Edit::Remove(object) => {
+                self.check_write(target, None, Some(old))?;
                 let claims = self.addresses.claims(self, &target.kind, Some(old), None, taken).await?;
                 (object, Write::Delete { key }, claims)
             }
@@ -134,6 +134,7 @@ impl Handlers {
                 // A binding is the one change of a pod's node that is allowed.
                 let replaced = (target.subresource != "binding").then_some(old);
                 target.kind.check(&object, replaced)?;
+                self.check_write(target, Some(&object), Some(old))?;
                 let write = Write::Put { key, value: stored_bytes(&object) };
                 (object, write, claims)
             }
@@ -156,6 +157,7 @@ impl Handlers {
             *object = asked.clone();
             let claims = self.addresses.claims(self, &target.kind, None, Some(object), &taken).await?;
             target.kind.check(object, None)?;
+            self.check_write(target, Some(object), None)?;
             let mut expects = vec![Expect::Absent { key: key.clone() }];
             expects.extend(namespace.clone());
             let write = Write::Put { key: key.clone(), value: stored_bytes(object) };

@@ -40,7 +40,7 @@ pub(crate) enum Event {
 
 impl Handlers {
     pub(crate) async fn watch(&self, caller: &Caller, request: wire::WatchRequest) -> Result<Events, Failure> {
-        let target = self.target(caller, "watch", request.key.clone(), false)?;
+        let target = self.collection(caller, "watch", request.key.clone(), &request.field_selector)?;
         let selection = selection(&target.kind, &target.namespace, &request.label_selector, &request.field_selector)?;
         let spec = WatchSpec {
             prefix: selection.prefix,

@@ -79,7 +79,22 @@ pub(super) fn lock(dir: &Path) -> Result<File, PkiError> {
     Ok(file)
 }
 
-fn read(path: &Path) -> Result<Option<String>, PkiError> {
+/// The files of a directory whose names begin and end so, in order.
+pub(super) fn named(dir: &Path, begin: &str, end: &str) -> Result<Vec<PathBuf>, PkiError> {
+    let failed = |cause| PkiError::File { operation: "list", path: dir.to_owned(), cause };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(begin) && name.ends_with(end)) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),

@@ -38,6 +38,8 @@ pub(super) enum Fixed {
     Metrics,
     OpenApiV2,
     OpenApiV3,
+    OidcDiscovery,
+    OidcKeys,
 }
 
 impl Address {
@@ -54,6 +56,8 @@ impl Address {
             ["metrics"] => Some(Address::Fixed(Fixed::Metrics)),
             ["openapi", "v2"] => Some(Address::Fixed(Fixed::OpenApiV2)),
             ["openapi", "v3"] => Some(Address::Fixed(Fixed::OpenApiV3)),
+            [".well-known", "openid-configuration"] => Some(Address::Fixed(Fixed::OidcDiscovery)),
+            ["openid", "v1", "jwks"] => Some(Address::Fixed(Fixed::OidcKeys)),
             ["api"] => Some(Address::Discovery(DiscoveryPath::Core)),
             ["apis"] => Some(Address::Discovery(DiscoveryPath::Groups)),
             ["apis", group] => Some(Address::Discovery(DiscoveryPath::Group((*group).to_owned()))),

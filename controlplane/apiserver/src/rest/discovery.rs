@@ -81,6 +81,12 @@ pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failur
             (StatusCode::OK, [(header::CONTENT_TYPE, "application/octet-stream")], Vec::new()).into_response()
         }
         Fixed::OpenApiV3 => return Err(Failure::no_such_resource()),
+        Fixed::OidcDiscovery => cached(json_response(&handlers.tokens.discovery(&handlers.public_address))),
+        Fixed::OidcKeys => {
+            let mut response = cached(json_response(&handlers.tokens.jwks()));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+            response
+        }
         Fixed::Version => json_response(&json!({
             "major": "1",
             "minor": MINOR,
@@ -217,16 +223,33 @@ fn aggregated_kind(kind: &Kind) -> Value {
 }
 
 fn paths(handlers: &Handlers) -> Vec<String> {
-    let mut paths: Vec<String> =
-        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/readyz", "/version"]
-            .map(str::to_owned)
-            .to_vec();
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for group in groups(handlers).iter().filter(|group| !group.name.is_empty()) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions().iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
     paths.sort();
     paths
+}
+
+/// Clients may keep it for an hour, as in Kubernetes.
+fn cached(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
 }
 
 /// As Go names the architecture.

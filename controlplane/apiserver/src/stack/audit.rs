@@ -14,12 +14,23 @@ use super::{Attributes, User, is_grpc};
 
 /// Where the handler notes what was asked, for the line.
 #[derive(Clone, Default)]
-pub(crate) struct Record(Arc<OnceLock<Attributes>>);
+pub(crate) struct Record(Arc<Notes>);
+
+#[derive(Default)]
+struct Notes {
+    asked: OnceLock<Attributes>,
+    impersonated: OnceLock<String>,
+}
 
 impl Record {
     pub(crate) fn note(&self, attributes: &Attributes) {
         // A second note of one request would be about the same thing.
-        let _ = self.0.set(attributes.clone());
+        let _ = self.0.asked.set(attributes.clone());
+    }
+
+    /// The request goes on in the name of somebody else.
+    pub(crate) fn impersonated(&self, user: &User) {
+        let _ = self.0.impersonated.set(user.name.clone());
     }
 }
 
@@ -32,13 +43,14 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response {
     let protocol = if is_grpc(&request) { "grpc" } else { "rest" };
     let id = Uuid::new_v4();
     let response = next.run(request).await;
-    if let Some(asked) = record.0.get() {
+    if let Some(asked) = record.0.asked.get() {
+        let impersonated = record.0.impersonated.get().map_or("", String::as_str);
         let code = code_of(&response);
         let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    target: "audit", %id, user, agent, protocol, verb = asked.verb, group = asked.group,
+                    target: "audit", %id, user, impersonated, agent, protocol, verb = &*asked.verb, group = asked.group,
                     resource = asked.resource, subresource = asked.subresource, namespace = asked.namespace,
                     name = asked.name, path = asked.path, code, latency_us
                 )

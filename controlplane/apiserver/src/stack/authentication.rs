@@ -1,18 +1,30 @@
-//! Who asks: the subject of the client certificate.
+//! Who asks: whom the bearer token is of, or else the subject of the client certificate. Nobody else gets further than
+//! the health endpoints, unless the server is told to let `system:anonymous` in.
 
-use axum::extract::Request;
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use diolkos_api::status::Failure;
-use http::header;
+use http::{HeaderMap, header};
+use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{is_grpc, is_health, refusal};
+use crate::metrics::Metrics;
 use crate::pki::ADMIN_GROUP;
 use crate::serve::Peer;
+use crate::tokens::Tokens;
 
 /// The group of everybody who showed who they are.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+
+/// The group of everybody else.
+pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
+
+/// The user that nobody showed to be.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
 
 /// The group of the kubelets.
 pub(crate) const NODES: &str = "system:nodes";
@@ -21,10 +33,33 @@ pub(crate) const NODES: &str = "system:nodes";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub name: String,
+    pub uid: String,
     pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
+    pub(crate) fn new<'a>(name: &str, groups: impl IntoIterator<Item = &'a str>) -> User {
+        User {
+            name: name.to_owned(),
+            uid: String::new(),
+            groups: groups.into_iter().map(str::to_owned).collect(),
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// As reviews show it.
+    pub(crate) fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if !self.uid.is_empty() {
+            info["uid"] = self.uid.clone().into();
+        }
+        if !self.extra.is_empty() {
+            info["extra"] = json!(self.extra);
+        }
+        info
+    }
+
     /// From a verified client certificate: CN is the name, each O a group.
     pub(crate) fn from_certificate(der: &[u8]) -> Result<User, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|cause| cause.to_string())?;
@@ -34,13 +69,12 @@ impl User {
             return Err("the client certificate has no CN".into());
         }
         let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok());
-        let groups = organizations.chain([AUTHENTICATED]).map(str::to_owned).collect();
-        Ok(User { name: name.to_owned(), groups })
+        Ok(User::new(name, organizations.chain([AUTHENTICATED])))
     }
 
     /// Whoever asks for the health endpoints without a certificate.
     fn anonymous() -> User {
-        User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+        User::new(ANONYMOUS, [UNAUTHENTICATED])
     }
 
     /// The node that this is, "" for a member of the nodes' group that does not say which.
@@ -54,14 +88,56 @@ impl User {
     }
 }
 
-pub(super) async fn layer(mut request: Request, next: Next) -> Response {
-    // A bearer token that nobody knows is a wrong answer to "who are you", whatever the certificate says.
-    let token = request.headers().contains_key(header::AUTHORIZATION);
-    let user = match request.extensions().get::<Peer>() {
-        Some(Peer(Some(user))) if !token => user.clone(),
-        _ if is_health(request.uri().path()) => User::anonymous(),
-        _ => return refusal(Failure::unauthorized(), is_grpc(&request)),
+/// Decides who asks. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Authenticator {
+    tokens: Tokens,
+    /// Whether whoever shows nothing may ask, as `system:anonymous`.
+    anonymous: bool,
+    metrics: Metrics,
+}
+
+impl Authenticator {
+    pub(crate) fn new(tokens: Tokens, anonymous: bool, metrics: Metrics) -> Authenticator {
+        Authenticator { tokens, anonymous, metrics }
+    }
+
+    /// `shown`: the certificate's user.
+    async fn user(&self, token: Option<String>, shown: Option<User>, path: &str) -> Option<User> {
+        match (token, shown) {
+            // A token that nobody knows is a wrong answer to "who are you", whatever the certificate says.
+            (Some(token), _) => match self.tokens.check(&token, self.tokens.audiences()).await {
+                Ok(bearer) => Some(bearer.user),
+                Err(why) => {
+                    tracing::info!(path, why, "a token was refused");
+                    None
+                }
+            },
+            (None, Some(user)) => Some(user),
+            (None, None) if self.anonymous || is_health(path) => Some(User::anonymous()),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The token of a request, if it has one: "" for what is no token.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let parts = value.to_str().ok().and_then(|text| text.trim().split_once(' '));
+    let token = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token.trim());
+    Some(token.to_owned())
+}
+
+pub(super) async fn layer(State(authenticator): State<Authenticator>, mut request: Request, next: Next) -> Response {
+    let token = bearer(request.headers());
+    let shown = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+    let path = request.uri().path().to_owned();
+    let Some(user) = authenticator.user(token, shown, &path).await else {
+        authenticator.metrics.unauthenticated();
+        return refusal(Failure::unauthorized(), is_grpc(&request));
     };
+    // Nothing behind this needs it.
+    request.headers_mut().remove(header::AUTHORIZATION);
     request.extensions_mut().insert(user);
     next.run(request).await
 }

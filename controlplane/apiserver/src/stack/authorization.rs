@@ -1,78 +1,153 @@
-//! Who may do what: a static table in the shape of RBAC's roles and bindings.
+//! Who may do what: the node authorizer, then RBAC, both fed from the watch cache.
 
-mod table;
+mod escalation;
+mod follow;
+mod node;
+mod rbac;
+mod rule;
+
+use std::borrow::Cow;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use diolkos_api::status::{Failure, GroupResource};
 
 use super::User;
-use table::{BINDINGS, Binding, Rule, Subject};
+use crate::cache::Cache;
+use crate::metrics::Metrics;
+use crate::pki::ADMIN_GROUP;
+use rbac::Index;
+
+pub(crate) use escalation::RBAC_GROUP;
+pub(crate) use follow::Follower;
+pub(crate) use node::{MIRROR, NODE_LEASES, references};
+pub(crate) use rbac::{RoleRef, SERVICE_ACCOUNT};
+pub(crate) use rule::Rule;
 
 /// What is asked: a verb on a resource, or (with an empty resource) on a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
-    /// get, list, watch, create, update, patch, delete, deletecollection.
-    pub verb: &'static str,
+    /// get, list, watch, create, update, patch, delete, deletecollection, impersonate, bind, escalate, ...
+    pub verb: Cow<'static, str>,
     pub group: String,
+    pub version: String,
     pub resource: String,
     pub subresource: String,
     pub namespace: String,
     pub name: String,
     pub path: String,
+    /// The node that the field selector of a list or watch of pods names.
+    pub selected_node: Option<String>,
 }
 
 impl Attributes {
-    pub(crate) fn of_path(verb: &'static str, path: &str) -> Self {
-        Attributes { verb, path: path.to_owned(), ..Attributes::default() }
+    pub(crate) fn of_path(verb: impl Into<Cow<'static, str>>, path: &str) -> Self {
+        Attributes { verb: verb.into(), path: path.to_owned(), ..Attributes::default() }
     }
 
     pub(crate) fn is_read(&self) -> bool {
-        matches!(self.verb, "get" | "list" | "watch")
+        matches!(&*self.verb, "get" | "list" | "watch")
     }
 }
 
-/// 403 with Kubernetes' message unless one of the user's roles allows it.
-pub(crate) fn authorize(user: &User, asked: &Attributes) -> Result<(), Failure> {
-    let allowed = BINDINGS.iter().filter(|binding| binds(binding, user)).flat_map(|binding| binding.rules);
-    if allowed.into_iter().any(|rule| allows(rule, user, asked)) {
-        return Ok(());
+/// What an authorizer says, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Allowed(String),
+    /// Refused unless another authorizer allows it.
+    NoOpinion(String),
+}
+
+impl Decision {
+    pub(crate) fn is_allowed(&self) -> bool {
+        matches!(self, Decision::Allowed(_))
     }
-    Err(if asked.resource.is_empty() {
-        Failure::forbidden_path(&user.name, asked.verb, &asked.path)
+
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Decision::Allowed(reason) | Decision::NoOpinion(reason) => reason,
+        }
+    }
+}
+
+/// Decides on requests. Clones share what they know.
+#[derive(Clone)]
+pub(crate) struct Authorizer {
+    index: Arc<RwLock<Index>>,
+    graph: Arc<RwLock<node::Graph>>,
+    metrics: Metrics,
+}
+
+impl Authorizer {
+    /// Knows nothing yet: [`Follower`] fills it.
+    pub(crate) fn new(metrics: Metrics) -> Authorizer {
+        Authorizer { index: Arc::default(), graph: Arc::default(), metrics }
+    }
+
+    /// The tasks that keep it current, once what the cache holds now is in.
+    pub(crate) async fn follow(&self, cache: &Cache) -> Result<Follower, Failure> {
+        follow::start(self, cache).await
+    }
+
+    /// Members of `system:masters` may do everything; nodes what concerns them; everybody what their roles say.
+    pub(crate) fn decide(&self, user: &User, asked: &Attributes) -> Decision {
+        if user.is_in(ADMIN_GROUP) {
+            return Decision::Allowed(String::new());
+        }
+        let of_node = match user.node() {
+            Some(node) => node::decide(&self.graph(), node, asked),
+            None => Decision::NoOpinion(String::new()),
+        };
+        if of_node.is_allowed() {
+            return of_node;
+        }
+        match self.index().decide(user, asked) {
+            Decision::NoOpinion(_) => of_node,
+            allowed @ Decision::Allowed(_) => allowed,
+        }
+    }
+
+    /// 403 with Kubernetes' message unless it is allowed.
+    pub(crate) fn authorize(&self, user: &User, asked: &Attributes) -> Result<(), Failure> {
+        let decision = self.decide(user, asked);
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        self.metrics.forbidden();
+        Err(forbidden(user, asked, decision.reason()))
+    }
+
+    /// Everything the roles of a user allow in a namespace: rules on resources and on paths.
+    pub(crate) fn rules_of(&self, user: &User, namespace: &str) -> Vec<Rule> {
+        self.index().rules_of(user, namespace).cloned().collect()
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn graph(&self) -> RwLockReadGuard<'_, node::Graph> {
+        self.graph.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rules of `wanted` of which a part is missing in `present`.
+pub(crate) fn missing_rules(present: &[serde_json::Value], wanted: &[serde_json::Value]) -> Vec<serde_json::Value> {
+    use serde::Deserialize as _;
+    let read = |value: &serde_json::Value| Rule::deserialize(value).unwrap_or_default();
+    let present: Vec<Rule> = present.iter().map(read).collect();
+    let held: Vec<&Rule> = present.iter().collect();
+    let lacks = |value: &&serde_json::Value| !rule::missing(&held, &[read(value)]).is_empty();
+    wanted.iter().filter(lacks).cloned().collect()
+}
+
+pub(crate) fn forbidden(user: &User, asked: &Attributes, reason: &str) -> Failure {
+    let failure = if asked.resource.is_empty() {
+        Failure::forbidden_path(&user.name, &asked.verb, &asked.path)
     } else {
         let resource = GroupResource { group: &asked.group, resource: &asked.resource };
-        Failure::forbidden(&user.name, asked.verb, resource, &asked.subresource, &asked.namespace, &asked.name)
-    })
-}
-
-fn binds(binding: &Binding, user: &User) -> bool {
-    match binding.subject {
-        Subject::User(name) => user.name == name,
-        Subject::Group(group) => user.is_in(group),
-    }
-}
-
-fn allows(rule: &Rule, user: &User, asked: &Attributes) -> bool {
-    let lists = |list: &[&str], value: &str| list.iter().any(|entry| *entry == "*" || *entry == value);
-    if !lists(rule.verbs, asked.verb) {
-        return false;
-    }
-    if asked.resource.is_empty() {
-        let matches = |pattern: &&str| {
-            pattern.strip_suffix('*').map_or(**pattern == asked.path, |root| asked.path.starts_with(root))
-        };
-        return rule.non_resource_urls.iter().any(matches);
-    }
-    let resource = if asked.subresource.is_empty() {
-        asked.resource.clone()
-    } else {
-        format!("{}/{}", asked.resource, asked.subresource)
+        Failure::forbidden(&user.name, &asked.verb, resource, &asked.subresource, &asked.namespace, &asked.name)
     };
-    let named = || match rule.resource_names {
-        [] => true,
-        [table::OWN_NODE] => user.name.strip_prefix("system:node:").is_some_and(|node| node == asked.name),
-        names => names.contains(&asked.name.as_str()),
-    };
-    lists(rule.api_groups, &asked.group) && lists(rule.resources, &resource) && named()
+    if reason.is_empty() { failure } else { failure.because(reason) }
 }
 
 #[cfg(test)]

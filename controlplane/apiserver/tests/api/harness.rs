@@ -8,7 +8,7 @@ use bytes::Bytes;
 use diolkos_api::client::Client;
 use diolkos_api::wire;
 use diolkos_apiserver::pki::{Identity, Pki};
-use diolkos_apiserver::{Running, Settings, cache, serve_with};
+use diolkos_apiserver::{Running, Security, Settings, cache, serve_with};
 use diolkos_store::Model;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -45,12 +45,21 @@ impl Server {
 
     /// A server over a store that holds something already.
     pub(crate) async fn over(store: Model, service_cidrs: &[&str]) -> Server {
+        Self::with(store, service_cidrs, Security::default()).await
+    }
+
+    pub(crate) async fn secured(security: Security) -> Server {
+        Self::with(Model::new(), &["10.96.0.0/16"], security).await
+    }
+
+    async fn with(store: Model, service_cidrs: &[&str], security: Security) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), &[]).unwrap();
         let settings = Settings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             advertise_address: ADVERTISED,
             service_cidrs: service_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            security,
             cache: cache::Limits { bookmark_every: Duration::from_millis(200), ..cache::Limits::default() },
         };
         let running = serve_with(Arc::new(store.clone()), &pki, settings).await.unwrap();
@@ -198,6 +207,16 @@ impl Lines {
             }
         }
     }
+}
+
+/// Looks again until it is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
 pub(crate) fn key(group: &str, plural: &str, namespace: &str, name: &str) -> Option<wire::Key> {

@@ -11,5 +11,7 @@ mod discovery;
 mod failures;
 mod families;
 mod nodes;
+mod rbac;
 mod tls;
+mod tokens;
 mod watch;

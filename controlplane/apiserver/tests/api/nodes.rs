@@ -48,7 +48,9 @@ async fn a_node_writes_only_what_is_its_own() {
         let path = format!("{}/n1", leases(namespace));
         assert_eq!(kubelet.patch("merge-patch", &path, &change).await.code, code);
     }
-    assert_eq!(kubelet.get("/api/v1/pods").await.code, 200);
+    assert_eq!(kubelet.get("/api/v1/pods").await.code, 403);
+    assert_eq!(kubelet.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2").await.code, 403);
+    assert_eq!(kubelet.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.code, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

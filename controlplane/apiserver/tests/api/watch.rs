@@ -94,6 +94,7 @@ async fn a_watch_from_before_the_history_is_told_so_in_its_first_event() {
         advertise_address: "127.0.0.1".parse().unwrap(),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         cache: Default::default(),
+        security: Default::default(),
     };
     // A second server begins its history where it begins.
     let store = std::sync::Arc::new(server.store.clone());
