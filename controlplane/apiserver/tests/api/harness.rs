@@ -134,7 +134,11 @@ impl Rest {
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let response = self.open(method, path, headers, body).await.unwrap();
+        self.send_bytes(method, path, headers, body.as_bytes()).await
+    }
+
+    pub(crate) async fn send_bytes(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let response = self.open_bytes(method, path, headers, body).await.unwrap();
         let (code, headers) = (response.status(), response.headers().clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         Answer { code, headers, body }
@@ -148,6 +152,16 @@ impl Rest {
         headers: &[(&str, &str)],
         body: &str,
     ) -> std::io::Result<http::Response<Incoming>> {
+        self.open_bytes(method, path, headers, body.as_bytes()).await
+    }
+
+    async fn open_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<http::Response<Incoming>> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::from(self.address.ip());
         let stream = TlsConnector::from(Arc::new(self.tls())).connect(name, stream).await?;
@@ -158,7 +172,7 @@ impl Rest {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
         sender.send_request(request).await.map_err(std::io::Error::other)
     }
 

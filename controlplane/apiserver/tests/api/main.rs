@@ -8,6 +8,7 @@ mod concurrency;
 mod crud;
 mod deletion;
 mod discovery;
+mod escalation;
 mod failures;
 mod families;
 mod nodes;

@@ -124,7 +124,7 @@ pub(super) fn parse(source: Source, object: &Object) -> Parsed {
         Source::Claims => {
             let claim: Value = serde_json::from_slice(&object.bytes).unwrap_or(Value::Null);
             let volume = text(&claim["spec"]["volumeName"]);
-            Parsed::Claim((!volume.is_empty()).then(|| (namespace, name, volume)))
+            Parsed::Claim((!volume.is_empty()).then_some((namespace, name, volume)))
         }
         Source::Pods => {
             // Most changes of pods that wait for a node end here.
