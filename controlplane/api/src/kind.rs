@@ -1,28 +1,46 @@
 //! What the apiserver knows of each kind: a table that is built at run time, so that more rows can come later.
 
-mod account;
-mod apps;
+mod registry;
+mod row;
+
 mod cell;
-mod config;
-mod coordination;
-mod discovery;
 mod meta;
 pub mod names;
+mod rule;
+mod strict;
+
+mod account;
+mod apps;
+mod apps_sets;
+mod autoscaling;
+mod certificates;
+mod claim;
+mod config;
+mod coordination;
+mod cron_job;
+mod discovery;
+mod endpoints;
+mod event;
+mod ingress;
+mod job;
 mod namespace;
+mod network_policy;
 mod networking;
 mod node;
 mod pod;
 mod pod_column;
 mod pod_spec;
+mod policy;
+mod quota;
 mod rbac;
 mod review;
+mod scheduling;
 mod secret;
-mod rule;
 pub mod service;
-mod strict;
+mod storage;
+mod workload;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -30,6 +48,7 @@ use serde_json::{Map, Value};
 use crate::selector::FieldSelector;
 use crate::status::{Failure, GroupResource, StatusCause};
 
+pub use registry::Registry;
 pub use rule::Causes;
 
 /// One kind: its names, its place in the store, its columns and its rules.
@@ -60,7 +79,26 @@ pub struct Kind {
     pub fields: Vec<SelectableField>,
     /// `metadata.generation` counts the changes of everything but metadata and status.
     pub generation: bool,
+    /// Its objects rest in the store. Of other kinds an object is answered at once and never kept.
+    pub stored: bool,
+    /// What every answer warns of; "" for nothing.
+    pub deprecation: &'static str,
+    /// Objects rest as another version or in another group, and change on their way out and in.
+    conversion: Option<Conversion>,
     rules: Rules,
+}
+
+/// How the objects of a kind rest that is not the kind they rest as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conversion {
+    /// `apiVersion` of the objects at rest; their kind has the same name.
+    pub(crate) api_version: &'static str,
+    pub(crate) to_storage: fn(&mut Value),
+    pub(crate) from_storage: fn(&mut Value),
+    /// The path of a selectable field in the objects at rest.
+    pub(crate) field: fn(&str) -> &str,
+    /// What is asked of an object at rest beside its own rules, because it was written as this kind.
+    pub(crate) validate: fn(&Value, Option<&Value>, &mut Causes),
 }
 
 /// A part of an object with an address of its own.
@@ -112,15 +150,22 @@ pub(crate) struct Rules {
     pub(crate) initial_status: fn(&Value) -> Option<Value>,
     /// Completes an update from the object it replaces: what was allocated and the writer left out.
     pub(crate) carry_over: fn(&mut Value, &Value),
+    /// Completes a new object whose name, uid and time are known.
+    pub(crate) identified: fn(&mut Value),
     /// Whether a write to `status` may change labels and annotations too.
     pub(crate) status_writes_labels: bool,
-    /// Decodes into the typed object and encodes again, or says why it cannot.
-    pub(crate) round_trip: fn(&Value) -> Result<Value, String>,
+    /// What a write to a subresource other than `status` and `finalize` changes: the first object is what is there, the
+    /// second what the writer sent.
+    pub(crate) write_part: fn(&str, &mut Value, &Value),
+    /// Says what is wrong with what a subresource was written to, new and old; `None` when the rules of the whole apply.
+    pub(crate) validate_part: Option<fn(&str, &Value, &Value, &mut Causes)>,
+    /// What a writer should know, though it is accepted.
+    pub(crate) warnings: fn(&Value) -> Vec<String>,
+    /// Reads the object as its type: the fields the type does not have, or why it is not of the type.
+    pub(crate) decode: fn(&Value, &'static str) -> Result<Vec<String>, String>,
+    /// The version of the type, as its own messages name it.
+    pub(crate) version: &'static str,
 }
-
-/// The verbs of most kinds.
-const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// `metadata` fields that only the server writes.
 const SERVER_FIELDS: [&str; 6] =
@@ -176,24 +221,68 @@ impl Kind {
 
     /// Everything that is wrong with an object, with the field it is wrong in. `old` is what it replaces.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+        self.validate_write("", object, old)
+    }
+
+    /// [`Kind::validate`] as the failure to answer with.
+    pub fn check(&self, object: &Value, old: Option<&Value>) -> Result<(), Failure> {
+        self.check_part("", object, old)
+    }
+
+    /// The same for a write to a subresource, "" for the object itself.
+    pub fn check_part(&self, part: &str, object: &Value, old: Option<&Value>) -> Result<(), Failure> {
+        let causes = self.validate_write(part, object, old);
+        if causes.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::invalid(self, object["metadata"]["name"].as_str().unwrap_or_default(), causes))
+    }
+
+    fn validate_write(&self, part: &str, object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         let mut causes = Causes::default();
-        if let Err(why) = (self.rules.round_trip)(object) {
+        if let Err(why) = self.decode(object) {
             // Nothing else can be relied on: the fields do not have the types of the kind.
             causes.add("FieldValueInvalid", "", why);
             return causes.into_vec();
         }
         meta::validate(self, object, old, &mut causes);
-        (self.rules.validate)(object, old, &mut causes);
+        match (self.rules.validate_part, old) {
+            // A binding is the one change of a pod's node that is allowed.
+            _ if part == "binding" => (self.rules.validate)(object, None, &mut causes),
+            (Some(validate), Some(old)) if !part.is_empty() => validate(part, object, old, &mut causes),
+            _ => (self.rules.validate)(object, old, &mut causes),
+        }
         causes.into_vec()
     }
 
-    /// [`Kind::validate`] as the failure to answer with.
-    pub fn check(&self, object: &Value, old: Option<&Value>) -> Result<(), Failure> {
-        let causes = self.validate(object, old);
+    /// What is wrong with an object at rest that was written as this kind, beside what its kind at rest says.
+    pub fn check_converted(&self, object: &Value, old: Option<&Value>) -> Result<(), Failure> {
+        let mut causes = Causes::default();
+        if let Some(conversion) = self.conversion {
+            (conversion.validate)(object, old, &mut causes);
+        }
         if causes.is_empty() {
             return Ok(());
         }
-        Err(Failure::invalid(self, object["metadata"]["name"].as_str().unwrap_or_default(), causes))
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        Err(Failure::invalid(self, name, causes.into_vec()))
+    }
+
+    /// The cells of an object's row, in the order of `columns`.
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let cells = |object: &Value| self.columns.iter().map(|column| (column.cell)(object, now)).collect();
+        if !self.is_converted() {
+            return cells(object);
+        }
+        // Rows are worked out from what rests.
+        let mut stored = object.clone();
+        self.to_storage(&mut stored);
+        cells(&stored)
+    }
+
+    /// What the writer of an object should know, though it is accepted.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.rules.warnings)(object)
     }
 
     /// Drops what a writer may not set at creation, and sets what every new object has. Identity and time (`uid`,
@@ -211,6 +300,15 @@ impl Kind {
         if let Some(status) = (self.rules.initial_status)(object) {
             rule::set(object, "status", status);
         }
+    }
+
+    /// Gives a new object its identity, and what follows from it.
+    pub fn identify(&self, object: &mut Value, uid: &str, created: &str) {
+        if let Some(metadata) = rule::object_at(object, "metadata") {
+            rule::set(metadata, "uid", uid);
+            rule::set(metadata, "creationTimestamp", created);
+        }
+        (self.rules.identified)(object);
     }
 
     /// Makes `new` a legal successor of `old`: what only the server or another subresource writes is taken from `old`.
@@ -232,6 +330,19 @@ impl Kind {
         {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
             rule::set(metadata, "generation", generation + 1);
+        }
+    }
+
+    /// A write to a subresource: everything else stays as it was.
+    pub fn prepare_for_part_update(&self, part: &str, new: &mut Value, old: &Value) {
+        match part {
+            "status" => self.prepare_for_status_update(new, old),
+            "finalize" => self.prepare_for_finalize(new, old),
+            _ => {
+                let sent = std::mem::replace(new, old.clone());
+                rule::copy_part(&sent, new, "metadata", "resourceVersion");
+                (self.rules.write_part)(part, new, &sent);
+            }
         }
     }
 
@@ -264,18 +375,54 @@ impl Kind {
 
     /// The paths of the fields of an object that its kind does not have, as strict decoding refuses them.
     pub fn unknown_fields(&self, object: &Value) -> Vec<String> {
-        match self.typed(object) {
-            Ok(known) => strict::unknown_fields(object, &known),
-            Err(_) => Vec::new(),
-        }
+        self.decode(object).unwrap_or_default()
     }
 
     /// Why an object cannot be one of this kind: a field of a wrong type.
     pub fn check_types(&self, object: &Value) -> Result<(), Failure> {
-        self.typed(object).map(drop).map_err(|why| {
+        self.read(object).map(drop)
+    }
+
+    /// [`Kind::check_types`] and [`Kind::unknown_fields`] in one go.
+    pub fn read(&self, object: &Value) -> Result<Vec<String>, Failure> {
+        self.decode(object).map_err(|why| {
             let (kind, version) = (&self.kind, &self.version);
             Failure::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
         })
+    }
+
+    /// `apiVersion` of the objects at rest.
+    pub fn storage_api_version(&self) -> String {
+        self.conversion.map_or_else(|| self.api_version(), |conversion| conversion.api_version.to_owned())
+    }
+
+    /// Objects rest as another kind than this.
+    pub fn is_converted(&self) -> bool {
+        self.conversion.is_some()
+    }
+
+    /// From what clients of this kind send to what rests.
+    pub fn to_storage(&self, object: &mut Value) {
+        if let Some(conversion) = self.conversion {
+            (conversion.to_storage)(object);
+            rule::set(object, "apiVersion", conversion.api_version);
+        }
+    }
+
+    /// From what rests to what clients of this kind get.
+    pub fn from_storage(&self, object: &mut Value) {
+        if let Some(conversion) = self.conversion {
+            (conversion.from_storage)(object);
+            rule::set(object, "apiVersion", self.api_version());
+        }
+    }
+
+    /// A selector of this kind's fields as one of the fields at rest.
+    pub fn storage_fields(&self, selector: FieldSelector) -> FieldSelector {
+        match self.conversion {
+            Some(conversion) => selector.with_paths(conversion.field),
+            None => selector,
+        }
     }
 
     /// The value of a field for field selectors; `None` for a path that this kind does not offer.
@@ -296,12 +443,8 @@ impl Kind {
         }
     }
 
-    /// The typed round trip of an object as the kind's defaults would leave it: they also write numbers as texts where
-    /// writers say `cpu: 2`.
-    fn typed(&self, object: &Value) -> Result<Value, String> {
-        let mut complete = object.clone();
-        self.default(&mut complete);
-        (self.rules.round_trip)(&complete)
+    fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
+        (self.rules.decode)(object, self.rules.version)
     }
 
     fn content_differs(&self, new: &Value, old: &Value) -> bool {
@@ -313,113 +456,3 @@ impl Kind {
         content(new) != content(old)
     }
 }
-
-/// All kinds.
-#[derive(Clone, Debug, Default)]
-pub struct Registry {
-    kinds: Vec<Arc<Kind>>,
-}
-
-impl Registry {
-    /// The kinds that are compiled in.
-    pub fn builtin() -> Self {
-        let kinds = [
-            config::config_map(),
-            namespace::namespace(),
-            node::node(),
-            pod::pod(),
-            service::service(),
-            apps::deployment(),
-            apps::replica_set(),
-            coordination::lease(),
-            discovery::endpoint_slice(),
-            networking::ip_address(),
-            secret::secret(),
-            account::service_account(),
-            rbac::cluster_role(),
-            rbac::cluster_role_binding(),
-            rbac::role(),
-            rbac::role_binding(),
-        ];
-        Self { kinds: kinds.into_iter().chain(review::reviews()).map(Arc::new).collect() }
-    }
-
-    /// By the names of a REST path.
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
-        let same = |kind: &&Arc<Kind>| kind.plural == plural && kind.group == group && kind.version == version;
-        self.kinds.iter().find(same).cloned()
-    }
-
-    /// By the names that an object gives itself: ("apps/v1", "Deployment").
-    pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Kind>> {
-        self.kinds.iter().find(|own| own.kind == kind && own.api_version() == api_version).cloned()
-    }
-
-    /// The kind whose objects rest under this storage key.
-    pub fn find_key(&self, key: &str) -> Option<Arc<Kind>> {
-        let mut parts = key.strip_prefix("/registry/")?.split('/');
-        let (group, plural) = (parts.next()?, parts.next()?);
-        self.kinds.iter().find(|kind| kind.storage_group == group && kind.plural == plural).cloned()
-    }
-
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Kind>> {
-        self.kinds.iter()
-    }
-}
-
-/// A row of the table for a typed object, with what most kinds have in common.
-fn row<K>(singular: &str, columns: Vec<Column>, rules: Rules) -> Kind
-where
-    K: k8s_openapi::ListableResource + serde::Serialize + serde::de::DeserializeOwned,
-    K::Scope: Scope,
-{
-    Kind {
-        group: K::GROUP.into(),
-        storage_group: if K::GROUP.is_empty() { "core".into() } else { K::GROUP.into() },
-        version: K::VERSION.into(),
-        kind: K::KIND.into(),
-        list_kind: K::LIST_KIND.into(),
-        plural: K::URL_PATH_SEGMENT.into(),
-        singular: singular.into(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        namespaced: K::Scope::NAMESPACED,
-        verbs: ALL_VERBS,
-        subresources: Vec::new(),
-        columns,
-        fields: Vec::new(),
-        generation: false,
-        rules,
-    }
-}
-
-/// Rules that ask nothing of an object but the types of its fields.
-fn rules<K>(name: fn(&str) -> Vec<String>) -> Rules
-where
-    K: serde::Serialize + serde::de::DeserializeOwned,
-{
-    Rules {
-        default: |_| {},
-        validate: |_, _, _| {},
-        name,
-        initial_status: |_| None,
-        carry_over: |_, _| {},
-        status_writes_labels: true,
-        round_trip: strict::round_trip::<K>,
-    }
-}
-
-trait Scope {
-    const NAMESPACED: bool;
-}
-
-impl Scope for k8s_openapi::NamespaceResourceScope {
-    const NAMESPACED: bool = true;
-}
-
-impl Scope for k8s_openapi::ClusterResourceScope {
-    const NAMESPACED: bool = false;
-}
-
-/// The subresource that holds `status`.
-const STATUS: Subresource = Subresource { name: "status", kind: "", group: "", version: "", verbs: PART_VERBS };

@@ -191,6 +191,14 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
+    /// The same conditions on other paths.
+    pub fn with_paths(mut self, rename: impl Fn(&str) -> &str) -> Self {
+        for term in &mut self.terms {
+            term.path = rename(&term.path).to_owned();
+        }
+        self
+    }
+
     pub fn terms(&self) -> &[FieldTerm] {
         &self.terms
     }

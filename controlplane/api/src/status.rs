@@ -249,6 +249,12 @@ impl Failure {
         matches!(self.code(), 429 | 500 | 503 | 504)
     }
 
+    /// With a cause beside the message.
+    pub fn with_cause(mut self, cause: StatusCause) -> Self {
+        self.0.details.get_or_insert_default().causes.get_or_insert_default().push(cause);
+        self
+    }
+
     /// With a token from which a list goes on, at another version than it began.
     pub fn with_continue(mut self, token: String) -> Self {
         self.0.metadata = ListMeta { continue_: Some(token), ..ListMeta::default() };

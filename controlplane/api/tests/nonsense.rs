@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use diolkos_api::Timestamp;
-use diolkos_api::kind::Registry;
+use diolkos_api::kind::{Kind, Registry};
 use proptest::prelude::*;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 fn recorded(name: &str) -> Value {
@@ -12,44 +13,40 @@ fn recorded(name: &str) -> Value {
     list["items"][0].clone()
 }
 
-/// A whole object of each kind, by the name of the kind.
-fn whole(kind: &str) -> Value {
-    match kind {
-        "Pod" => {
-            let mut pod = recorded("list_pods");
-            pod["spec"]["hostNetwork"] = true.into();
-            pod["spec"]["nodeSelector"] = json!({"a": "b"});
-            pod["spec"]["volumes"]
-                .as_array_mut()
-                .unwrap()
-                .extend([json!({"name": "a"}), json!({"name": "b", "hostPath": {"path": "/x"}})]);
-            let container = &mut pod["spec"]["containers"][0];
-            container["ports"] = json!([{"containerPort": 80, "name": "http"}]);
-            container["readinessProbe"] = json!({"httpGet": {"port": 80}});
-            container["resources"] = json!({"limits": {"cpu": 1}, "requests": {"memory": "1Mi"}});
-            container["env"] = json!([{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]);
-            pod["spec"]["initContainers"] = json!([container.clone()]);
-            pod
-        }
-        "Service" => {
-            let mut service = recorded("list_services");
-            service["spec"]["sessionAffinity"] = "ClientIP".into();
-            service["spec"]["externalIPs"] = json!(["1.2.3.4"]);
-            service["spec"]["selector"] = json!({"a": "b"});
-            service
-        }
-        "Node" => {
-            let mut node = recorded("list_nodes");
-            node["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}]);
-            node
-        }
-        "Namespace" => recorded("list_namespaces"),
-        "Deployment" | "ReplicaSet" => recorded("list_deployments"),
-        "EndpointSlice" => recorded("list_endpointslices"),
-        "Lease" => recorded("list_leases"),
-        "IPAddress" => recorded("list_ipaddresses"),
-        _ => json!({"metadata": {"name": "a", "namespace": "b"}, "data": {"a": "b"}, "binaryData": {"c": "ZA=="}}),
+/// An object of each kind that is kept, as its writer sends it.
+fn objects() -> Vec<Value> {
+    let path = format!("{}/tests/fixtures/every_kind.yaml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    serde_yaml_ng::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap()).collect()
+}
+
+/// A whole object of the kind: what a real server keeps, where that was recorded.
+fn whole(kind: &Kind) -> Value {
+    let mut object = match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Pod") => with_more(recorded("list_pods"), &own(kind)),
+        ("", "Service") => recorded("list_services"),
+        ("", "Node") => recorded("list_nodes"),
+        ("", "Namespace") => recorded("list_namespaces"),
+        ("apps", "Deployment") => recorded("list_deployments"),
+        ("discovery.k8s.io", "EndpointSlice") => recorded("list_endpointslices"),
+        _ => own(kind),
+    };
+    if kind.namespaced {
+        object["metadata"]["namespace"] = "default".into();
     }
+    object
+}
+
+fn own(kind: &Kind) -> Value {
+    let same = |object: &Value| object["kind"] == kind.kind.as_str() && object["apiVersion"] == kind.api_version();
+    // Reviews are never kept, and have no rules but those of their types.
+    objects().into_iter().find(same).unwrap_or_else(|| json!({"metadata": {}, "spec": {}}))
+}
+
+/// What was recorded, with the specification of a richer one.
+fn with_more(mut recorded: Value, richer: &Value) -> Value {
+    recorded["spec"] = richer["spec"].clone();
+    recorded
 }
 
 fn paths(value: &Value, path: &str, all: &mut Vec<String>) {
@@ -94,7 +91,7 @@ proptest! {
         let registry = Registry::builtin();
         let kinds: Vec<_> = registry.all().collect();
         let kind = which.get(&kinds);
-        let mut old = whole(&kind.kind);
+        let mut old = whole(kind);
         kind.default(&mut old);
         let mut object = old.clone();
         for (place, value) in edits {
@@ -111,8 +108,10 @@ proptest! {
         let typed = kind.check_types(&object).is_ok();
         kind.validate(&defaulted, None);
         kind.validate(&defaulted, Some(&old));
-        for column in &kind.columns {
-            (column.cell)(&object, Timestamp::UNIX_EPOCH);
+        kind.cells(&object, Timestamp::UNIX_EPOCH);
+        kind.warnings(&object);
+        for convert in [Kind::to_storage, Kind::from_storage] {
+            convert(kind, &mut object.clone());
         }
         for field in &kind.fields {
             (field.value)(&object);
@@ -121,10 +120,15 @@ proptest! {
         if typed {
             let mut new = defaulted.clone();
             kind.prepare_for_create(&mut new);
+            kind.identify(&mut new, "u", "2026-11-20T07:00:00Z");
+            for part in ["approval", "ephemeralcontainers", "binding"] {
+                kind.prepare_for_part_update(part, &mut defaulted.clone(), &old);
+                let _ = kind.check_part(part, &defaulted, Some(&old));
+            }
             for prepare in [
-                diolkos_api::kind::Kind::prepare_for_update,
-                diolkos_api::kind::Kind::prepare_for_status_update,
-                diolkos_api::kind::Kind::prepare_for_finalize,
+                Kind::prepare_for_update,
+                Kind::prepare_for_status_update,
+                Kind::prepare_for_finalize,
             ] {
                 prepare(kind, &mut defaulted.clone(), &old);
                 prepare(kind, &mut old.clone(), &defaulted);

@@ -4,6 +4,7 @@
 mod body;
 mod create;
 mod delete;
+mod evict;
 mod list;
 mod patch;
 mod review;
@@ -59,7 +60,10 @@ pub(crate) struct Caller {
 
 /// What a request is about, after it was found and allowed.
 struct Target {
+    /// What rests in the store.
     kind: Arc<Kind>,
+    /// What the client speaks of; mostly the same.
+    served: Arc<Kind>,
     namespace: String,
     name: String,
     subresource: String,
@@ -74,7 +78,29 @@ impl Target {
     }
 
     fn not_found(&self) -> Failure {
-        Failure::not_found(self.kind.resource(), &self.name)
+        Failure::not_found(self.served.resource(), &self.name)
+    }
+
+    /// The whole of the object that a subresource is of.
+    fn whole(&self) -> Target {
+        Target {
+            kind: self.kind.clone(),
+            served: self.served.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            subresource: String::new(),
+            verb: self.verb,
+            user: self.user.clone(),
+        }
+    }
+
+    /// An object at rest as the client gets it.
+    fn serve(&self, object: wire::Object) -> Result<wire::Object, Failure> {
+        if !self.served.is_converted() {
+            return Ok(object);
+        }
+        let json = served_bytes(&self.served, &object.json)?;
+        Ok(wire::Object { json, ..object })
     }
 
     fn write<'a>(&'a self, new: Option<&'a Value>, old: Option<&'a Value>) -> Write<'a> {
@@ -176,8 +202,15 @@ impl Handlers {
         if [&key.namespace, &key.name].into_iter().any(|part| part.contains('/') || part == "." || part == "..") {
             return Err(Failure::bad_request("names may not contain '/', or be '.' or '..'"));
         }
-        let user = Arc::new(caller.user.clone());
-        Ok(Target { kind, namespace: key.namespace, name: key.name, subresource: key.subresource, verb, user })
+        Ok(Target {
+            kind: self.registry.storage(&kind),
+            served: kind,
+            namespace: key.namespace,
+            name: key.name,
+            subresource: key.subresource,
+            verb,
+            user: Arc::new(caller.user.clone()),
+        })
     }
 }
 
@@ -213,6 +246,13 @@ pub(crate) fn store_failure(error: StoreError) -> Failure {
         StoreError::Unavailable { .. } => Failure::unavailable(error.to_string()),
         StoreError::Refused { .. } => Failure::internal(error),
     }
+}
+
+/// The bytes of an object at rest as the bytes of a kind that it is served as.
+pub(crate) fn served_bytes(kind: &Kind, json: &[u8]) -> Result<Bytes, Failure> {
+    let mut object: Value = serde_json::from_slice(json).map_err(Failure::internal)?;
+    kind.from_storage(&mut object);
+    Ok(Bytes::from(object.to_string()))
 }
 
 /// An object as it is served: with its version.

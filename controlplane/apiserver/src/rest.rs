@@ -119,7 +119,17 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The answer, with what every client of the kind should know.
     async fn answer(self, method: Method) -> Result<Response, Failure> {
+        let deprecation = self.kind().map_or("", |kind| kind.deprecation);
+        let mut response = self.route(method).await?;
+        if !deprecation.is_empty() {
+            respond::warn(&mut response, deprecation);
+        }
+        Ok(response)
+    }
+
+    async fn route(self, method: Method) -> Result<Response, Failure> {
         let named = !self.place.key.name.is_empty();
         match method {
             Method::GET if self.parameters.watch => self.watch().await,

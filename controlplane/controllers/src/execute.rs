@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use diolkos_api::client::{Api, Client, DeleteOptions, ListOptions, Resource};
+use diolkos_api::client::{Api, Client, DeleteOptions, Resource};
+use diolkos_api::kind::{Kind, Registry};
 use diolkos_api::status::Failure;
+use diolkos_api::wire;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -209,23 +211,48 @@ async fn uid<K: Resource>(client: &Client, key: &Key) -> Result<Option<String>, 
     Ok(object.map(|object| object.metadata().uid.clone().unwrap_or_default()))
 }
 
-/// What is left in a namespace, if anything is.
+/// What is left in a namespace, if anything is. What no controller looks at is deleted here, kind by kind.
 async fn anything_in(client: &Client, namespace: &str) -> Result<Option<String>, Failure> {
-    let counts = [
-        ("deployments", count::<Deployment>(client, namespace).await?),
-        ("replicasets", count::<ReplicaSet>(client, namespace).await?),
-        ("pods", count::<Pod>(client, namespace).await?),
-        ("services", count::<Service>(client, namespace).await?),
-        ("endpointslices", count::<EndpointSlice>(client, namespace).await?),
-        ("configmaps", count::<ConfigMap>(client, namespace).await?),
-        ("leases", count::<Lease>(client, namespace).await?),
-    ];
-    Ok(counts.into_iter().find(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")))
+    let mut left = None;
+    for key in collections(namespace) {
+        if count(client, &key).await? == 0 {
+            continue;
+        }
+        let request = wire::DeleteRequest { key: Some(key.clone()), ..wire::DeleteRequest::default() };
+        let mut deleted = client.raw().delete_collection(request).await.map_err(Failure::from_grpc)?.into_inner();
+        while deleted.message().await.map_err(Failure::from_grpc)?.is_some() {}
+        // A finalizer, or the grace of a pod, may hold some of them.
+        let count = count(client, &key).await?;
+        if count > 0 && left.is_none() {
+            left = Some(format!("{count} {}", key.plural));
+        }
+    }
+    Ok(left)
 }
 
-async fn count<K: Resource>(client: &Client, namespace: &str) -> Result<usize, Failure> {
-    let (objects, _) = client.api::<K>(Some(namespace)).list(&ListOptions::default()).await?;
-    Ok(objects.len())
+/// Every collection of a namespace whose objects are kept, in the storage version of each.
+fn collections(namespace: &str) -> Vec<wire::Key> {
+    let registry = Registry::builtin();
+    let kept = registry.all().filter(|kind| kind.namespaced && kind.stored && !kind.is_converted());
+    let key = |kind: &Arc<Kind>| wire::Key {
+        group: kind.group.clone(),
+        version: kind.version.clone(),
+        plural: kind.plural.clone(),
+        namespace: namespace.to_owned(),
+        ..wire::Key::default()
+    };
+    kept.map(key).collect()
+}
+
+async fn count(client: &Client, key: &wire::Key) -> Result<usize, Failure> {
+    let request =
+        wire::ListRequest { key: Some(key.clone()), omit_managed_fields: true, ..wire::ListRequest::default() };
+    let mut pages = client.raw().list(request).await.map_err(Failure::from_grpc)?.into_inner();
+    let mut count = 0;
+    while let Some(page) = pages.message().await.map_err(Failure::from_grpc)? {
+        count += page.items.len();
+    }
+    Ok(count)
 }
 
 /// Objects carry their namespace themselves.
@@ -235,4 +262,20 @@ fn all<K: Resource>(client: &Client) -> Api<K> {
 
 fn of<K: Resource>(client: &Client, key: &Key) -> Api<K> {
     client.api(Some(&key.namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_emptied_of_every_kind_that_is_kept_in_one() {
+        let all = collections("team");
+        let plurals: Vec<&str> = all.iter().map(|key| key.plural.as_str()).collect();
+        for plural in ["secrets", "events", "persistentvolumeclaims", "cronjobs", "rolebindings", "pods"] {
+            assert_eq!(plurals.iter().filter(|own| **own == plural).count(), 1, "{plural}");
+        }
+        assert!(!plurals.contains(&"nodes") && !plurals.contains(&"localsubjectaccessreviews"));
+        assert!(all.iter().all(|key| key.namespace == "team"));
+    }
 }

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use super::cell::{AGE, NAME, column};
+use super::row::{row, rules};
 use super::rule::items;
-use super::{Kind, Subresource, names, row, rules};
+use super::{Kind, Subresource, names};
 
 pub(super) fn service_account() -> Kind {
     let columns = vec![

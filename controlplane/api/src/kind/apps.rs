@@ -1,18 +1,17 @@
-//! Deployment and ReplicaSet.
+//! Deployment, ReplicaSet and ReplicationController.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta_v1;
-use serde::Deserialize as _;
+use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::{Value, json};
 
-use super::cell::{AGE, CONTAINERS, IMAGES, NAME, column, number, wide};
-use super::rule::{object_at, set_default, text};
-use super::{Causes, Kind, PART_VERBS, Rules, STATUS, SelectableField, Subresource, names, pod_spec, row, rules};
-use crate::selector::LabelSelector;
+use super::cell::{AGE, CONTAINERS, IMAGES, NAME, column, count, labels, number, selector, wide};
+use super::row::{SCALE, STATUS, row, rules};
+use super::rule::{At, object_at, set_default};
+use super::workload::{self, at_most_all, int_or_percent, matches_all};
+use super::{Causes, Column, Kind, Rules, SelectableField, names};
 
-const SCALE: Subresource =
-    Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: PART_VERBS };
-const SELECTOR: super::Column = wide("Selector", "The labels of its pods.", |object, _| selector_text(object).into());
+pub(super) const SELECTOR: Column =
+    wide("Selector", "The labels of its pods.", |object, _| selector(&object["spec"]["selector"]).into());
 
 pub(super) fn deployment() -> Kind {
     let columns = vec![
@@ -48,19 +47,11 @@ pub(super) fn deployment() -> Kind {
 }
 
 pub(super) fn replica_set() -> Kind {
-    let columns = vec![
-        NAME,
-        number("Desired", "Pods there should be.", |object, _| count(&object["spec"]["replicas"]).into()),
-        number("Current", "Pods there are.", |object, _| count(&object["status"]["replicas"]).into()),
-        number("Ready", "Pods that are ready.", |object, _| count(&object["status"]["readyReplicas"]).into()),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ];
+    let mut columns = replica_columns();
+    columns.push(SELECTOR);
     let rules = Rules {
-        default: default_workload,
-        validate: validate_workload,
+        default: workload::default,
+        validate: validate_replica_set,
         initial_status: |_| Some(json!({"replicas": 0})),
         status_writes_labels: false,
         ..rules::<ReplicaSet>(names::dns_subdomain)
@@ -69,17 +60,49 @@ pub(super) fn replica_set() -> Kind {
         short_names: vec!["rs".into()],
         categories: vec!["all".into()],
         subresources: vec![SCALE, STATUS],
-        fields: vec![SelectableField {
-            path: "status.replicas",
-            value: |object| count(&object["status"]["replicas"]).to_string(),
-        }],
+        fields: vec![REPLICAS],
         generation: true,
         ..row::<ReplicaSet>("replicaset", columns, rules)
     }
 }
 
+pub(super) fn replication_controller() -> Kind {
+    let mut columns = replica_columns();
+    columns.push(wide("Selector", "The labels of its pods.", |object, _| labels(&object["spec"]["selector"]).into()));
+    let rules = Rules {
+        default: default_replication_controller,
+        validate: validate_replication_controller,
+        initial_status: |_| Some(json!({"replicas": 0})),
+        status_writes_labels: false,
+        ..rules::<ReplicationController>(names::dns_subdomain)
+    };
+    Kind {
+        short_names: vec!["rc".into()],
+        categories: vec!["all".into()],
+        subresources: vec![SCALE, STATUS],
+        fields: vec![REPLICAS],
+        generation: true,
+        ..row::<ReplicationController>("replicationcontroller", columns, rules)
+    }
+}
+
+const REPLICAS: SelectableField =
+    SelectableField { path: "status.replicas", value: |object| count(&object["status"]["replicas"]).to_string() };
+
+fn replica_columns() -> Vec<Column> {
+    vec![
+        NAME,
+        number("Desired", "Pods there should be.", |object, _| count(&object["spec"]["replicas"]).into()),
+        number("Current", "Pods there are.", |object, _| count(&object["status"]["replicas"]).into()),
+        number("Ready", "Pods that are ready.", |object, _| count(&object["status"]["readyReplicas"]).into()),
+        AGE,
+        CONTAINERS,
+        IMAGES,
+    ]
+}
+
 fn default_deployment(object: &mut Value) {
-    default_workload(object);
+    workload::default(object);
     let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     set_default(spec, "revisionHistoryLimit", 10);
     set_default(spec, "progressDeadlineSeconds", 600);
@@ -93,120 +116,85 @@ fn default_deployment(object: &mut Value) {
     }
 }
 
-fn default_workload(object: &mut Value) {
-    let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-    set_default(spec, "replicas", 1);
-    if let Some(template) = spec.pointer_mut("/template/spec") {
-        pod_spec::default(template);
+fn default_replication_controller(object: &mut Value) {
+    workload::default(object);
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    if labels.as_object().is_none_or(serde_json::Map::is_empty) {
+        return;
+    }
+    for part in ["spec", "metadata"] {
+        let field = if part == "spec" { "selector" } else { "labels" };
+        if let Some(part) = object.get_mut(part).filter(|part| part.is_object())
+            && part[field].as_object().map_or(part[field].is_null(), serde_json::Map::is_empty)
+        {
+            part[field] = labels.clone();
+        }
     }
 }
 
 fn validate_deployment(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    validate_workload(object, old, causes);
-    let spec = &object["spec"];
-    let strategy = &spec["strategy"];
-    let rolling = &strategy["rollingUpdate"];
-    match text(&strategy["type"]) {
-        "Recreate" if !rolling.is_null() => {
-            let why = "may not be specified when strategy `type` is 'Recreate'";
-            causes.forbidden("spec.strategy.rollingUpdate", why);
+    let spec = At::root(object).field("spec");
+    spec.field("replicas").not_negative(causes);
+    workload::validate_selector(&spec, "deployment", causes);
+    workload::validate_template(&spec.field("template"), "ReplicaSet", causes);
+    let strategy = spec.field("strategy");
+    let rolling = strategy.field("rollingUpdate");
+    match strategy.field("type").text() {
+        "Recreate" if rolling.is_set() => {
+            rolling.forbidden("may not be specified when strategy `type` is 'Recreate'", causes);
         }
         "Recreate" => {}
-        "RollingUpdate" => validate_rolling(rolling, causes),
+        "RollingUpdate" => validate_rolling(&rolling, causes),
         other => causes.unsupported("spec.strategy.type", other, &["Recreate", "RollingUpdate"]),
     }
-    not_negative(&spec["revisionHistoryLimit"], "spec.revisionHistoryLimit", causes);
-    if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64()
-        && deadline <= count(&spec["minReadySeconds"])
-    {
-        causes.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds");
-    }
-}
-
-fn validate_rolling(rolling: &Value, causes: &mut Causes) {
-    let mut zeros = 0;
-    for field in ["maxUnavailable", "maxSurge"] {
-        let path = format!("spec.strategy.rollingUpdate.{field}");
-        let value = &rolling[field];
-        let amount = match value {
-            Value::String(share) => share.strip_suffix('%').and_then(|share| share.parse::<i64>().ok()),
-            number => number.as_i64(),
-        };
-        match amount {
-            None => causes.invalid(
-                &path,
-                value.clone(),
-                "a valid percent string must be a numeric string followed by an ending '%'",
-            ),
-            Some(amount) if amount < 0 => {
-                causes.invalid(&path, value.clone(), "must be greater than or equal to 0");
-            }
-            Some(amount) if field == "maxUnavailable" && value.is_string() && amount > 100 => {
-                causes.invalid(&path, value.clone(), "must not be greater than 100%");
-            }
-            Some(amount) => zeros += i32::from(amount == 0),
-        }
-    }
-    if zeros == 2 {
-        let value = rolling["maxUnavailable"].clone();
-        let why = "may not be 0 when `maxSurge` is 0";
-        causes.invalid("spec.strategy.rollingUpdate.maxUnavailable", value, why);
-    }
-}
-
-/// What Deployments and ReplicaSets have in common.
-fn validate_workload(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    let spec = &object["spec"];
-    not_negative(&spec["replicas"], "spec.replicas", causes);
-    not_negative(&spec["minReadySeconds"], "spec.minReadySeconds", causes);
-    validate_selector(spec, causes);
-    super::meta::labels(&spec["template"]["metadata"]["labels"], "spec.template.metadata.labels", causes);
-    pod_spec::validate(&spec["template"]["spec"], "spec.template.spec", causes);
-    let restart = text(&spec["template"]["spec"]["restartPolicy"]);
-    if matches!(restart, "Never" | "OnFailure") {
-        causes.unsupported("spec.template.spec.restartPolicy", restart, &["Always"]);
+    spec.field("minReadySeconds").not_negative(causes);
+    spec.field("revisionHistoryLimit").not_negative(causes);
+    let deadline = spec.field("progressDeadlineSeconds");
+    deadline.not_negative(causes);
+    if deadline.number().is_some_and(|seconds| seconds <= count(&spec.value["minReadySeconds"])) {
+        deadline.invalid("must be greater than minReadySeconds", causes);
     }
     if let Some(old) = old {
-        causes.immutable("spec.selector", &spec["selector"], &old["spec"]["selector"]);
+        spec.field("selector").immutable(&old["spec"]["selector"], causes);
     }
 }
 
-fn validate_selector(spec: &Value, causes: &mut Causes) {
-    let selector = &spec["selector"];
-    if selector.is_null() {
-        return causes.required("spec.selector", "");
+fn validate_rolling(rolling: &At<'_>, causes: &mut Causes) {
+    let (unavailable, surge) = (rolling.field("maxUnavailable"), rolling.field("maxSurge"));
+    let most_unavailable = int_or_percent(&unavailable, causes);
+    let most_surge = int_or_percent(&surge, causes);
+    if most_unavailable.is_some_and(|amount| amount.is_zero()) && most_surge.is_some_and(|amount| amount.is_zero()) {
+        unavailable.invalid("may not be 0 when `maxSurge` is 0", causes);
     }
-    let parsed = meta_v1::LabelSelector::deserialize(selector)
-        .map_err(|error| error.to_string())
-        .and_then(|selector| LabelSelector::from_meta(&selector));
-    match parsed {
-        Err(why) => causes.invalid("spec.selector", selector.clone(), why),
-        Ok(parsed) if parsed.is_empty() => {
-            causes.invalid("spec.selector", selector.clone(), "empty selector is invalid for deployment");
-        }
-        Ok(parsed) => {
-            let labels = &spec["template"]["metadata"]["labels"];
-            if !parsed.matches_with(|key| labels[key].as_str()) {
-                let why = "`selector` does not match template `labels`";
-                causes.invalid("spec.template.metadata.labels", labels.clone(), why);
-            }
-        }
-    }
+    at_most_all(&unavailable, most_unavailable, causes);
 }
 
-fn not_negative(value: &Value, field: &str, causes: &mut Causes) {
-    if let Some(number) = value.as_i64()
-        && number < 0
-    {
-        causes.invalid(field, number, "must be greater than or equal to 0");
+fn validate_replica_set(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let spec = At::root(object).field("spec");
+    spec.field("replicas").not_negative(causes);
+    spec.field("minReadySeconds").not_negative(causes);
+    // Kubernetes says "deployment" here too.
+    workload::validate_selector(&spec, "deployment", causes);
+    workload::validate_template(&spec.field("template"), "ReplicaSet", causes);
+    if let Some(old) = old {
+        spec.field("selector").immutable(&old["spec"]["selector"], causes);
     }
 }
 
-fn selector_text(object: &Value) -> String {
-    let selector = meta_v1::LabelSelector::deserialize(&object["spec"]["selector"]).unwrap_or_default();
-    LabelSelector::from_meta(&selector).map(|selector| selector.to_string()).unwrap_or_default()
-}
-
-fn count(value: &Value) -> i64 {
-    value.as_i64().unwrap_or(0)
+fn validate_replication_controller(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+    let spec = At::root(object).field("spec");
+    spec.field("minReadySeconds").not_negative(causes);
+    let (selector, template) = (spec.field("selector"), spec.field("template"));
+    if selector.required("", causes) {
+        super::meta::labels(selector.value, &selector.path, causes);
+    }
+    spec.field("replicas").not_negative(causes);
+    if !template.required("", causes) {
+        return;
+    }
+    let labels = template.field("metadata").field("labels");
+    if !selector.is_empty() && !matches_all(selector.value, labels.value) {
+        labels.invalid("`selector` does not match template `labels`", causes);
+    }
+    workload::validate_template(&template, "ReplicationController", causes);
 }

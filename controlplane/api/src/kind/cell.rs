@@ -54,6 +54,16 @@ pub(super) const fn number(
     Column { name, type_: "integer", format: "", description, priority: 0, cell }
 }
 
+/// As kinds are shown that have no columns of their own: with the time itself, not the age.
+pub(super) const CREATED_AT: Column = Column {
+    name: "Created At",
+    type_: "date",
+    format: "",
+    description: "The time of the creation.",
+    priority: 0,
+    cell: |object, _| object["metadata"]["creationTimestamp"].clone(),
+};
+
 pub(super) const CONTAINERS: Column = wide("Containers", "Names of each container in the template.", |object, _| {
     container_fields(&object["spec"]["template"]["spec"], "name").into()
 });
@@ -125,7 +135,39 @@ pub(super) fn duration(seconds: i64) -> String {
     }
 }
 
-fn container_fields(pod_spec: &Value, field: &str) -> String {
+pub(super) fn container_fields(pod_spec: &Value, field: &str) -> String {
     let fields: Vec<&str> = items(&pod_spec["containers"]).iter().map(|container| text(&container[field])).collect();
     fields.join(",")
+}
+
+/// A number, 0 when it is missing.
+pub(super) fn count(value: &Value) -> i64 {
+    value.as_i64().unwrap_or(0)
+}
+
+/// A label selector as kubectl prints it.
+pub(super) fn selector(selector: &Value) -> String {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+    use serde::Deserialize as _;
+
+    if selector.is_null() {
+        return NONE.into();
+    }
+    let parsed = meta::LabelSelector::deserialize(selector)
+        .map_err(|error| error.to_string())
+        .and_then(|selector| crate::selector::LabelSelector::from_meta(&selector));
+    match parsed {
+        Err(_) => "<error>".into(),
+        Ok(selector) if selector.is_empty() => NONE.into(),
+        Ok(selector) => selector.to_string(),
+    }
+}
+
+/// "True", "False", or "<unset>".
+pub(super) fn truth(value: &Value) -> &'static str {
+    match value.as_bool() {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "<unset>",
+    }
 }

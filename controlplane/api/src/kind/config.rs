@@ -4,11 +4,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column};
+use super::row::{row, rules};
 use super::rule::text;
-use super::{Causes, Kind, Rules, names, row, rules};
+use super::{Causes, Kind, Rules, names};
 
-/// Most bytes of all values of a ConfigMap together.
-const MAX_DATA: usize = 1 << 20;
+/// Most bytes of all values of a ConfigMap or Secret together.
+pub(super) const MAX_DATA: usize = 1 << 20;
 
 pub(super) fn config_map() -> Kind {
     let columns =
@@ -28,16 +29,21 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
         size += text(value).len();
     }
     if size > MAX_DATA {
-        causes.add("FieldValueTooLong", "", format!("Too long: may not be more than {MAX_DATA} bytes, and is {size}"));
+        causes.too_long("", MAX_DATA);
     }
-    if let Some(old) = old
-        && old["immutable"] == true
-    {
-        let why = "field is immutable when `immutable` is set";
-        for field in ["immutable", "data", "binaryData"] {
-            if object[field] != old[field] {
-                causes.forbidden(field, why);
-            }
+    if let Some(old) = old {
+        immutable_when_set(object, old, &["data", "binaryData"], causes);
+    }
+}
+
+/// Data that was declared immutable stays, and stays so.
+pub(super) fn immutable_when_set(object: &Value, old: &Value, fields: &[&str], causes: &mut Causes) {
+    if old["immutable"] != true {
+        return;
+    }
+    for field in ["immutable"].iter().chain(fields) {
+        if object[*field] != old[*field] {
+            causes.forbidden(*field, "field is immutable when `immutable` is set");
         }
     }
 }

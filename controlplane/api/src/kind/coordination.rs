@@ -4,7 +4,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column};
-use super::{Causes, Kind, Rules, names, row, rules};
+use super::row::{row, rules};
+use super::{Causes, Kind, Rules, names};
 
 pub(super) fn lease() -> Kind {
     let holder = column("Holder", "The holder of the current lease", |object, _| {

@@ -7,8 +7,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column, some_of};
+use super::row::{row, rules};
 use super::rule::{items, items_mut, set, set_default, text};
-use super::{Causes, Kind, Rules, names, row, rules};
+use super::{Causes, Kind, Rules, names};
 
 /// Most endpoints of a slice.
 const MAX_ENDPOINTS: usize = 1000;
@@ -112,7 +113,8 @@ fn validate_address(address: &str, family: &str, field: &str, causes: &mut Cause
     }
 }
 
-fn special_address(address: IpAddr) -> Option<&'static str> {
+/// Why no packet may be sent to an address on behalf of a Service.
+pub(super) fn special_address(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         return Some("may not be unspecified (0.0.0.0 or ::)");
     }

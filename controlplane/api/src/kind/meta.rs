@@ -10,6 +10,9 @@ const MAX_ANNOTATIONS: usize = 256 << 10;
 
 pub(super) fn validate(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let metadata = &object["metadata"];
+    if !kind.stored {
+        return;
+    }
     let name = text(&metadata["name"]);
     if name.is_empty() {
         causes.required("metadata.name", "name or generateName is required");
@@ -24,7 +27,7 @@ pub(super) fn validate(kind: &Kind, object: &Value, old: Option<&Value>, causes:
         (false, _) => causes.forbidden("metadata.namespace", "not allowed on this type"),
     }
     labels(&metadata["labels"], "metadata.labels", causes);
-    annotations(&metadata["annotations"], causes);
+    annotations(&metadata["annotations"], "metadata.annotations", causes);
     finalizers(&metadata["finalizers"], causes);
     owners(&metadata["ownerReferences"], causes);
     if let Some(old) = old {
@@ -42,19 +45,15 @@ pub(super) fn labels(labels: &Value, field: &str, causes: &mut Causes) {
     }
 }
 
-fn annotations(annotations: &Value, causes: &mut Causes) {
-    let field = "metadata.annotations";
+/// Names of annotations, and their size.
+pub(super) fn annotations(annotations: &Value, field: &str, causes: &mut Causes) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         causes.invalid_each(field, key, names::qualified_name(&key.to_ascii_lowercase()));
         size += key.len() + text(value).len();
     }
     if size > MAX_ANNOTATIONS {
-        causes.add(
-            "FieldValueTooLong",
-            field,
-            format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes, and is {size}"),
-        );
+        causes.too_long(field, MAX_ANNOTATIONS);
     }
 }
 

@@ -122,6 +122,66 @@ pub fn port_number(port: i64) -> Vec<String> {
     if (1..=65535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".into()] }
 }
 
+/// A host as rules name them: a DNS name, or one with `*` for its first label.
+pub fn host(value: &str) -> Vec<String> {
+    let Some(rest) = value.strip_prefix('*') else { return dns_subdomain(value) };
+    let message = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+                   consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character \
+                   (e.g. '*.example.com', regex used for validation is \
+                   '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+    let valid = rest.strip_prefix('.').is_some_and(|rest| rest.split('.').all(is_dns_label));
+    check(value, MAX_SUBDOMAIN, valid, message)
+}
+
+/// "acme.io/foo"
+pub fn domain_path(value: &str) -> Vec<String> {
+    let Some((domain, path)) = value.split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
+    else {
+        return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".into()];
+    };
+    let mut problems = dns_subdomain(domain);
+    let inner = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
+    if !path.bytes().all(inner) {
+        let message = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        problems.push(message.into());
+    }
+    problems
+}
+
+/// An address of either family.
+pub fn ip(value: &str) -> Vec<String> {
+    let valid = value.parse::<std::net::IpAddr>().is_ok();
+    if valid { Vec::new() } else { vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()] }
+}
+
+/// A range of addresses.
+pub fn cidr(value: &str) -> Vec<String> {
+    let valid = value.contains('/') && value.parse::<ipnetwork::IpNetwork>().is_ok();
+    if valid { Vec::new() } else { vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()] }
+}
+
+/// A range of addresses as it is written when nobody means something else by it.
+pub fn canonical_cidr(value: &str) -> Vec<String> {
+    let problems = cidr(value);
+    if !problems.is_empty() {
+        return problems;
+    }
+    let canonical = value.parse::<ipnetwork::IpNetwork>().map(|own| format!("{}/{}", own.network(), own.prefix()));
+    match canonical {
+        Ok(canonical) if canonical != value => {
+            vec![format!("must be in canonical form (\"{canonical}\")")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A variable of a process.
+pub fn variable(value: &str) -> Vec<String> {
+    let message = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+    let valid = !value.is_empty() && value.bytes().all(|c| (b' '..=b'~').contains(&c) && c != b'=');
+    if valid { Vec::new() } else { vec![message.into()] }
+}
+
 fn check(value: &str, longest: usize, valid: bool, message: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if value.len() > longest {

@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
 use super::cell::{AGE, NAME, column};
+use super::row::{STATUS, row, rules};
 use super::rule::{object_at, set_default, text};
-use super::{Causes, Kind, Rules, STATUS, SelectableField, Subresource, names, row, rules};
+use super::{Causes, Kind, Rules, SelectableField, Subresource, names};
 
 /// The label with which selectors name namespaces.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

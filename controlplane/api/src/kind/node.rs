@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, NONE, column, text_or, wide};
+use super::row::{STATUS, row, rules};
 use super::rule::{items, set_default, text};
-use super::{Causes, Kind, Rules, STATUS, SelectableField, names, row, rules};
+use super::{Causes, Kind, Rules, SelectableField, names};
 use crate::quantity::{self, Quantity};
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";

@@ -1,12 +1,13 @@
 //! Pod.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodTemplate};
 use serde_json::{Value, json};
 
-use super::cell::{AGE, NAME, NONE, column, text_or, wide};
+use super::cell::{AGE, NAME, NONE, column, container_fields, labels, text_or, wide};
 use super::pod_spec::CONTAINER_LISTS;
-use super::rule::{items, items_mut, set, text};
-use super::{Causes, Kind, Rules, STATUS, SelectableField, Subresource, names, pod_column, pod_spec, row, rules};
+use super::row::{PART_VERBS, STATUS, part, row, rules};
+use super::rule::{At, copy_part, items, items_mut, set, text};
+use super::{Causes, Kind, Rules, SelectableField, Subresource, names, pod_column, pod_spec, workload};
 use crate::quantity::Quantity;
 
 pub(super) fn pod() -> Kind {
@@ -31,16 +32,51 @@ pub(super) fn pod() -> Kind {
             pod_column::readiness_gates(pod).into()
         }),
     ];
-    let binding = Subresource { name: "binding", kind: "Binding", group: "", version: "v1", verbs: &["create"] };
-    let rules = Rules { default, validate, initial_status, ..rules::<Pod>(names::dns_subdomain) };
+    let binding = Subresource { name: "binding", kind: "Binding", group: "", version: "", verbs: &["create"] };
+    let eviction =
+        Subresource { name: "eviction", kind: "Eviction", group: "policy", version: "v1", verbs: &["create"] };
+    let rules = Rules {
+        default,
+        validate,
+        initial_status,
+        write_part,
+        validate_part: Some(validate_part),
+        ..rules::<Pod>(names::dns_subdomain)
+    };
     Kind {
         short_names: vec!["po".into()],
         categories: vec!["all".into()],
-        subresources: vec![binding, STATUS],
+        subresources: vec![binding, part("ephemeralcontainers", PART_VERBS), eviction, STATUS],
         fields: fields(),
         generation: true,
         ..row::<Pod>("pod", columns, rules)
     }
+}
+
+pub(super) fn pod_template() -> Kind {
+    let columns = vec![
+        NAME,
+        column("Containers", "Names of each container in the template.", |object, _| {
+            container_fields(&object["template"]["spec"], "name").into()
+        }),
+        column("Images", "Images referenced by each container in the template.", |object, _| {
+            container_fields(&object["template"]["spec"], "image").into()
+        }),
+        column("Pod Labels", "The labels for the pod template.", |object, _| {
+            labels(&object["template"]["metadata"]["labels"]).into()
+        }),
+    ];
+    let rules = Rules {
+        default: workload::default_template,
+        validate: |object, _, causes| {
+            let template = At::root(object).field("template");
+            workload::metadata(&template, causes);
+            let spec = template.field("spec");
+            pod_spec::validate(spec.value, &spec.path, causes);
+        },
+        ..rules::<PodTemplate>(names::dns_subdomain)
+    };
+    Kind { generation: true, ..row::<PodTemplate>("podtemplate", columns, rules) }
 }
 
 fn default(pod: &mut Value) {
@@ -74,6 +110,35 @@ fn validate(pod: &Value, old: Option<&Value>, causes: &mut Causes) {
     let new = items(&pod["spec"]["tolerations"]);
     if !items(&old["spec"]["tolerations"]).iter().all(|toleration| new.contains(toleration)) {
         causes.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
+    }
+}
+
+/// Containers to look into a running pod with are added by a subresource of their own.
+fn write_part(part: &str, pod: &mut Value, sent: &Value) {
+    if part == "ephemeralcontainers" {
+        copy_part(sent, pod, "spec", "ephemeralContainers");
+        if let Some(spec) = pod.get_mut("spec") {
+            pod_spec::default(spec);
+        }
+    }
+}
+
+fn validate_part(part: &str, pod: &Value, old: &Value, causes: &mut Causes) {
+    if part != "ephemeralcontainers" {
+        return validate(pod, Some(old), causes);
+    }
+    let list = At::root(pod).field("spec").field("ephemeralContainers");
+    pod_spec::validate_ephemeral(&pod["spec"], "spec", causes);
+    let new = items(list.value);
+    for had in items(&old["spec"]["ephemeralContainers"]) {
+        let name = text(&had["name"]);
+        match new.iter().find(|own| own["name"] == had["name"]) {
+            None => list.forbidden(&format!("existing ephemeral containers \"{name}\" may not be removed"), causes),
+            Some(own) if own != had => {
+                list.forbidden(&format!("existing ephemeral containers \"{name}\" may not be changed"), causes);
+            }
+            Some(_) => {}
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column, wide};
+use super::row::{row, rules};
 use super::rule::{items, items_mut, object_at, set_default, text};
-use super::{Causes, Kind, Rules, names, row, rules};
+use super::{Causes, Kind, Rules, names};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 

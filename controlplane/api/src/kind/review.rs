@@ -6,40 +6,27 @@ use k8s_openapi::api::authorization::v1::{
 };
 
 use super::cell::{AGE, NAME};
-use super::{Kind, Rules, rules};
+use super::row::{Scope, row, rules};
+use super::{Kind, Rules};
 
-/// All of them.
-pub(super) fn reviews() -> [Kind; 6] {
-    [
-        review::<SelfSubjectReview>("selfsubjectreview", false),
-        review::<TokenReview>("tokenreview", false),
-        review::<LocalSubjectAccessReview>("localsubjectaccessreview", true),
-        review::<SelfSubjectAccessReview>("selfsubjectaccessreview", false),
-        review::<SelfSubjectRulesReview>("selfsubjectrulesreview", false),
-        review::<SubjectAccessReview>("subjectaccessreview", false),
+pub(super) fn authentication() -> Vec<Kind> {
+    vec![review::<SelfSubjectReview>("selfsubjectreview"), review::<TokenReview>("tokenreview")]
+}
+
+pub(super) fn authorization() -> Vec<Kind> {
+    vec![
+        review::<LocalSubjectAccessReview>("localsubjectaccessreview"),
+        review::<SelfSubjectAccessReview>("selfsubjectaccessreview"),
+        review::<SelfSubjectRulesReview>("selfsubjectrulesreview"),
+        review::<SubjectAccessReview>("subjectaccessreview"),
     ]
 }
 
-fn review<K>(singular: &str, namespaced: bool) -> Kind
+fn review<K>(singular: &str) -> Kind
 where
-    K: k8s_openapi::Resource + serde::Serialize + serde::de::DeserializeOwned,
+    K: k8s_openapi::Resource + serde::de::DeserializeOwned,
+    K::Scope: Scope,
 {
-    Kind {
-        group: K::GROUP.into(),
-        storage_group: K::GROUP.into(),
-        version: K::VERSION.into(),
-        kind: K::KIND.into(),
-        list_kind: format!("{}List", K::KIND),
-        plural: K::URL_PATH_SEGMENT.into(),
-        singular: singular.into(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        namespaced,
-        verbs: &["create"],
-        subresources: Vec::new(),
-        columns: vec![NAME, AGE],
-        fields: Vec::new(),
-        generation: false,
-        rules: Rules { status_writes_labels: false, ..rules::<K>(|_| Vec::new()) },
-    }
+    let rules = Rules { status_writes_labels: false, ..rules::<K>(|_| Vec::new()) };
+    Kind { verbs: &["create"], stored: false, ..row::<K>(singular, vec![NAME, AGE], rules) }
 }

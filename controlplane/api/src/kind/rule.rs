@@ -1,8 +1,12 @@
 //! What the rules of all kinds are written with: a list of causes, and access to parts of objects.
 
+mod at;
+
 use serde_json::Value;
 
 use crate::status::StatusCause;
+
+pub(super) use at::At;
 
 /// What is wrong with an object, field by field.
 #[derive(Debug, Default)]
@@ -53,6 +57,16 @@ impl Causes {
         for problem in problems {
             self.invalid(field.clone(), value, problem);
         }
+    }
+
+    /// The value names something that is not there.
+    pub fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.add("FieldValueNotFound", field, format!("Not found: {}", value.into()));
+    }
+
+    /// More bytes than the value may have.
+    pub fn too_long(&mut self, field: impl Into<String>, most: usize) {
+        self.add("FieldValueTooLong", field, format!("Too long: may not be more than {most} bytes"));
     }
 
     /// May not change: `old` and `new` are the values before and after.

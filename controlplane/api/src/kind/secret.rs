@@ -6,11 +6,23 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use super::cell::{AGE, NAME, column};
-use super::rule::{object_at, set, set_default, text};
-use super::{Causes, Kind, Rules, SelectableField, names, row, rules};
+use super::config::{MAX_DATA, immutable_when_set};
+use super::row::{row, rules};
+use super::rule::{At, object_at, set, set_default, text};
+use super::{Causes, Kind, Rules, SelectableField, names};
 
-/// Most bytes of all values together.
-const MAX_DATA: usize = 1 << 20;
+const ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
+const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// What messages show of a secret.
+const REDACTED: &str = "<secret contents redacted>";
+
+/// Types, and the keys that their data has to have.
+const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
+    ("kubernetes.io/dockercfg", &[".dockercfg"]),
+    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
+    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
+    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
+];
 
 pub(super) fn secret() -> Kind {
     let columns = vec![
@@ -42,22 +54,42 @@ fn default(secret: &mut Value) {
 }
 
 fn validate(secret: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let data = At::root(secret).field("data");
     let mut size = 0;
-    for (key, value) in secret["data"].as_object().into_iter().flatten() {
-        causes.invalid_each(format!("data[{key}]"), key, names::config_key(key));
-        size += STANDARD.decode(text(value)).map_or(text(value).len(), |bytes| bytes.len());
+    for (key, value) in data.entries() {
+        causes.invalid_each(&value.path, key, names::config_key(key));
+        size += STANDARD.decode(value.text()).map_or(value.text().len(), |bytes| bytes.len());
     }
     if size > MAX_DATA {
-        causes.add("FieldValueTooLong", "data", format!("Too long: may not be more than {MAX_DATA} bytes"));
+        causes.too_long("data", MAX_DATA);
     }
+    validate_type(secret, &data, causes);
     let Some(old) = old else { return };
     if secret["type"] != old["type"] {
         causes.invalid("type", secret["type"].clone(), "field is immutable");
     }
-    if old["immutable"] == true {
-        for field in ["immutable", "data"] {
-            if secret[field] != old[field] {
-                causes.forbidden(field, "field is immutable when `immutable` is set");
+    immutable_when_set(secret, old, &["data"], causes);
+}
+
+fn validate_type(secret: &Value, data: &At<'_>, causes: &mut Causes) {
+    let type_ = text(&secret["type"]);
+    if type_ == ACCOUNT_TOKEN && text(&secret["metadata"]["annotations"][ACCOUNT_NAME]).is_empty() {
+        causes.required(format!("metadata.annotations[{ACCOUNT_NAME}]"), "");
+    }
+    if type_ == "kubernetes.io/basic-auth" && ["username", "password"].iter().all(|key| data.value[*key].is_null()) {
+        causes.required("data[username]", "");
+        causes.required("data[password]", "");
+    }
+    let Some((_, keys)) = REQUIRED_KEYS.iter().find(|(own, _)| *own == type_) else { return };
+    for key in *keys {
+        let value = data.key(key);
+        let empty_key = *key == "ssh-privatekey" && value.is_empty();
+        if !value.is_set() || empty_key {
+            causes.required(&value.path, "");
+        } else if key.starts_with(".docker") {
+            let json = STANDARD.decode(value.text()).unwrap_or_default();
+            if let Err(why) = serde_json::from_slice::<serde_json::Map<String, Value>>(&json) {
+                causes.invalid(&value.path, REDACTED, why.to_string());
             }
         }
     }

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use super::cell::{AGE, NAME, NONE, column, labels, text_or, wide};
+use super::row::{STATUS, row, rules};
 use super::rule::{copy_field, copy_part, items, items_mut, object_at, set, set_default, text};
-use super::{Causes, Kind, Rules, STATUS, SelectableField, names, row, rules};
+use super::{Causes, Kind, Rules, SelectableField, names};
 
 /// How long a client stays with its backend, in seconds, when it asks for that without a time.
 const DEFAULT_AFFINITY_SECONDS: i64 = 10_800;

@@ -1,55 +1,85 @@
-//! Strict decoding without a schema of our own: what a typed round trip loses is unknown.
+//! Strict decoding without a schema of our own: an object is read as its type, and on the way each field the type does
+//! not know is noted, and a value of a wrong type is told in the words of Kubernetes' decoder.
 
-use serde::Serialize;
+mod node;
+
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// Decodes into the typed object and encodes again. The message of a failure says what was wrong.
-pub(super) fn round_trip<K: Serialize + DeserializeOwned>(object: &Value) -> Result<Value, String> {
-    let typed: K = K::deserialize(object).map_err(|error| error.to_string())?;
-    serde_json::to_value(&typed).map_err(|error| error.to_string())
-}
-
-/// The paths of `object` that `known`, its typed round trip, does not have, in order: "spec.ports[0].foo".
-pub(super) fn unknown_fields(object: &Value, known: &Value) -> Vec<String> {
-    let mut unknown = Vec::new();
-    compare(object, known, &mut String::new(), &mut unknown);
-    unknown
-}
 
 /// Most unknown fields that are reported of one object.
 const MAX_UNKNOWN: usize = 64;
 
-fn compare(object: &Value, known: &Value, path: &mut String, unknown: &mut Vec<String>) {
-    let length = path.len();
-    match (object, known) {
-        (Value::Object(fields), Value::Object(known)) => {
-            for (key, value) in fields {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(key);
-                match known.get(key) {
-                    Some(known) => compare(value, known, path, unknown),
-                    // An explicit null, like an empty list or map, is left out by the round trip of a known field too.
-                    None if is_nothing(value) => {}
-                    None if unknown.len() < MAX_UNKNOWN => unknown.push(path.clone()),
-                    None => {}
-                }
-                path.truncate(length);
-            }
-        }
-        (Value::Array(items), Value::Array(known)) => {
-            for (index, (item, known)) in items.iter().zip(known).enumerate() {
-                path.push_str(&format!("[{index}]"));
-                compare(item, known, path, unknown);
-                path.truncate(length);
-            }
-        }
-        _ => {}
+/// The paths of the fields that `K` does not have, in order: "spec.ports[0].foo". Fails with what does not fit.
+/// `version` is that of `K`, which messages name.
+pub(super) fn decode<K: DeserializeOwned>(object: &Value, version: &'static str) -> Result<Vec<String>, String> {
+    let mut state = State { version, ..State::default() };
+    match K::deserialize(node::Node::root(object, &mut state)) {
+        Ok(_) => Ok(state.unknown),
+        Err(Mismatch(why)) => Err(why),
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
-    value.is_null()
+/// Where the reading is, and what it met.
+#[derive(Default)]
+struct State {
+    version: &'static str,
+    /// With the indices of lists: as unknown fields are named.
+    path: String,
+    /// Without them: as wrong types are named.
+    fields: Vec<String>,
+    unknown: Vec<String>,
 }
+
+impl State {
+    fn unknown(&mut self, key: &str) {
+        if self.unknown.len() < MAX_UNKNOWN {
+            let dot = if self.path.is_empty() { "" } else { "." };
+            self.unknown.push(format!("{}{dot}{key}", self.path));
+        }
+    }
+
+    /// Enters a field; returns what [`State::leave`] takes.
+    fn enter(&mut self, key: &str) -> usize {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        length
+    }
+
+    fn leave(&mut self, length: usize) {
+        self.path.truncate(length);
+    }
+
+    /// The name of a type in messages: its package is called as its version.
+    fn type_name(&self, name: &str) -> String {
+        let version = match name {
+            "ObjectMeta" | "LabelSelector" | "LabelSelectorRequirement" | "OwnerReference" | "ManagedFieldsEntry" => {
+                "v1"
+            }
+            _ => self.version,
+        };
+        format!("{version}.{name}")
+    }
+}
+
+/// Why an object is not one of its type.
+#[derive(Debug)]
+struct Mismatch(String);
+
+impl serde::de::Error for Mismatch {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mismatch {}

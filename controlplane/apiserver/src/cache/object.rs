@@ -67,6 +67,12 @@ impl Object {
         Self { key: Arc::clone(&self.key), bytes, revision, lean: OnceLock::new(), facts: self.facts.clone() }
     }
 
+    /// The same version with other bytes: those of another kind that it is served as.
+    pub(crate) fn served_as(&self, bytes: Bytes) -> Self {
+        let key = Arc::clone(&self.key);
+        Self { key, bytes, revision: self.revision, lean: OnceLock::new(), facts: self.facts.clone() }
+    }
+
     /// The JSON without `metadata.managedFields`, which all readers of this version share.
     pub fn lean(&self) -> Bytes {
         self.lean.get_or_init(|| json::without_managed_fields(&self.bytes)).clone()

@@ -55,11 +55,11 @@ pub(super) fn check_fields(
     duplicates: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Failure> {
-    kind.check_types(object)?;
+    let unknown = kind.read(object)?;
     if validation == FieldValidation::Ignore {
         return Ok(Vec::new());
     }
-    let unknown = kind.unknown_fields(object).into_iter().map(|path| format!("unknown field \"{path}\""));
+    let unknown = unknown.into_iter().map(|path| format!("unknown field \"{path}\""));
     let duplicate = duplicates.into_iter().map(|path| format!("duplicate field \"{path}\""));
     let problems: Vec<String> = duplicate.chain(unknown).collect();
     if validation == FieldValidation::Strict && !problems.is_empty() {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::body::{self, FieldValidation};
 use super::transaction::{Edit, set_version};
+use super::update::to_storage;
 use super::{Caller, Handlers, Target, now, reply, review};
 
 /// Letters of generated names, as Kubernetes has them: no vowels, so no words.
@@ -25,24 +26,27 @@ impl Handlers {
         let key = request.key.as_ref();
         let is_part = key.is_some_and(|key| !key.subresource.is_empty());
         let mut target = self.target(caller, "create", request.key.clone(), is_part)?;
-        if target.subresource == "binding" {
-            return self.bind(&target, &request).await;
-        }
-        if target.subresource == "token" {
-            return self.request_token(&target, &request).await;
+        match target.subresource.as_str() {
+            "binding" => return self.bind(&target, &request).await,
+            "eviction" => return self.evict(&target, &request).await,
+            "token" => return self.request_token(&target, &request).await,
+            _ => {}
         }
         if is_part {
-            return Err(Failure::unimplemented(format!("creating {} is not part of this server", target.subresource)));
+            return Err(Failure::unimplemented(format!("creating {} is not part of this server", what(&target))));
         }
         if review::is_review(&target.kind) {
             return self.review(caller, &target, &request).await;
         }
         let validation = FieldValidation::parse(&request.field_validation)?;
-        let (mut object, warnings) = body::parse(&target.kind, &request.json, validation)?;
+        let (mut object, mut warnings) = body::parse(&target.served, &request.json, validation)?;
         settle_namespace(&target, &mut object)?;
         let prefix = settle_name(&mut target, &mut object)?;
         let namespace = self.check_namespace(&target, false).await?;
         body::drop_nulls(&mut object);
+        to_storage(&target, &mut object);
+        sign(&target, caller, &mut object);
+        warnings.extend(target.kind.warnings(&object));
         let attempts = if prefix.is_some() { MAX_GENERATED } else { 1 };
         for _ in 0..attempts {
             if let Some(prefix) = &prefix {
@@ -52,17 +56,19 @@ impl Handlers {
             let mut object = object.clone();
             target.kind.prepare_for_create(&mut object);
             target.kind.default(&mut object);
-            object["metadata"]["uid"] = Uuid::new_v4().to_string().into();
-            object["metadata"]["creationTimestamp"] = now().into();
+            target.kind.identify(&mut object, &Uuid::new_v4().to_string(), &now());
+            if target.served.is_converted() {
+                target.served.check_converted(&object, None)?;
+            }
             if request.dry_run {
-                return self.rehearse(&target, object, warnings).await;
+                return target.serve(self.rehearse(&target, object, warnings).await?);
             }
             if let Some(revision) = self.insert(&target, &mut object, namespace.clone()).await? {
                 set_version(&mut object, revision);
-                return Ok(reply(&object, revision, warnings));
+                return target.serve(reply(&object, revision, warnings));
             }
         }
-        Err(Failure::already_exists(target.kind.resource(), &target.name))
+        Err(Failure::already_exists(target.served.resource(), &target.name))
     }
 
     /// Everything but the commit.
@@ -158,6 +164,23 @@ fn assign(pod: &Value, binding: &Value, node: &str) -> Value {
     }
     body::drop_nulls(&mut pod);
     pod
+}
+
+/// Who asks for a certificate is not for the asker to say.
+fn sign(target: &Target, caller: &Caller, object: &mut Value) {
+    if target.kind.kind != "CertificateSigningRequest" || !object["spec"].is_object() {
+        return;
+    }
+    if let Some(spec) = object["spec"].as_object_mut() {
+        ["username", "uid", "groups", "extra"].iter().for_each(|field| drop(spec.shift_remove(*field)));
+        spec.insert("username".into(), caller.user.name.clone().into());
+        spec.insert("groups".into(), caller.user.groups.clone().into());
+    }
+}
+
+/// "pods/log"
+fn what(target: &Target) -> String {
+    format!("{}/{}", target.served.plural, target.subresource)
 }
 
 fn settle_namespace(target: &Target, object: &mut Value) -> Result<(), Failure> {

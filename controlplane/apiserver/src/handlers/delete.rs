@@ -45,16 +45,9 @@ impl Handlers {
     ) -> Result<Vec<wire::Object>, Failure> {
         let target = self.collection(caller, "deletecollection", request.key.clone(), &request.field_selector)?;
         let options = options(&request)?;
-        let matching = self.matching(&target.kind, &target.namespace, &request).await?;
+        let matching = self.matching(&target, &request).await?;
         let deleted = stream::iter(matching.into_iter().map(|(namespace, name)| {
-            let target = Target {
-                kind: target.kind.clone(),
-                namespace,
-                name,
-                subresource: String::new(),
-                verb: target.verb,
-                user: target.user.clone(),
-            };
+            let target = Target { namespace, name, ..target.whole() };
             let options = &options;
             async move {
                 match self.delete_one(&target, options).await {
@@ -68,8 +61,17 @@ impl Handlers {
         deleted.buffered(CONCURRENT_DELETES).try_filter_map(async |object| Ok(object)).try_collect().await
     }
 
+    /// Deletes what was found and allowed already.
+    pub(super) async fn delete_target(
+        &self,
+        target: &Target,
+        request: &wire::DeleteRequest,
+    ) -> Result<wire::Object, Failure> {
+        self.delete_one(target, &options(request)?).await
+    }
+
     async fn delete_one(&self, target: &Target, options: &Options) -> Result<wire::Object, Failure> {
-        self.change(target, options.dry_run, |current| edit(target, options, current)).await
+        target.serve(self.change(target, options.dry_run, |current| edit(target, options, current)).await?)
     }
 }
 

@@ -8,7 +8,7 @@ use diolkos_api::status::{Continue, Failure};
 use diolkos_api::wire;
 use diolkos_store::{Range, StoreError};
 
-use super::{Caller, Handlers, store_failure};
+use super::{Caller, Handlers, Target, served_bytes, store_failure};
 use crate::cache::{CachedObject, Filter, Freshness, Object};
 
 /// Entries that are read from the store at once when a selector may leave most of them out.
@@ -45,14 +45,24 @@ impl Handlers {
         let object = self.cache.get(&target.key(), freshness).await?.ok_or_else(|| target.not_found())?;
         let json = if request.omit_managed_fields { object.lean() } else { object.bytes.clone() };
         let object = wire::Object { json, resource_version: object.revision, warnings: Vec::new() };
-        if target.subresource == "scale" { Self::scale_of_reply(&object) } else { Ok(object) }
+        if target.subresource == "scale" { Self::scale_of_reply(&object) } else { target.serve(object) }
     }
 
     pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {
         let target = self.collection(caller, "list", request.key.clone(), &request.field_selector)?;
+        let mut listing = self.list_stored(&target, request).await?;
+        if target.served.is_converted() {
+            for object in &mut listing.items {
+                *object = Arc::new(object.served_as(served_bytes(&target.served, &object.bytes)?));
+            }
+        }
+        Ok(listing)
+    }
+
+    async fn list_stored(&self, target: &Target, request: wire::ListRequest) -> Result<Listing, Failure> {
         let limit = usize::try_from(request.limit)
             .map_err(|_| Failure::bad_request(format!("limit is {}; it may not be negative", request.limit)))?;
-        let selection = selection(&target.kind, &target.namespace, &request.label_selector, &request.field_selector)?;
+        let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
         let collection = target.kind.prefix(&target.namespace);
         if !request.r#continue.is_empty() {
             if !request.resource_version.is_empty() && request.resource_version != "0" {
@@ -84,11 +94,10 @@ impl Handlers {
     /// Namespaces and names of what a DeleteCollection means.
     pub(super) async fn matching(
         &self,
-        kind: &Kind,
-        namespace: &str,
+        target: &Target,
         request: &wire::DeleteRequest,
     ) -> Result<Vec<(String, String)>, Failure> {
-        let selection = selection(kind, namespace, &request.label_selector, &request.field_selector)?;
+        let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
         let (items, _) = self.cache.list(&selection.prefix, selection.filter.as_ref(), Freshness::Latest).await?;
         Ok(items.iter().map(|object| (object.namespace().to_owned(), object.name().to_owned())).collect())
     }
@@ -166,6 +175,7 @@ pub(super) fn selection(kind: &Kind, namespace: &str, labels: &str, fields: &str
     let labels = LabelSelector::parse(labels).map_err(Failure::bad_request)?;
     let fields = FieldSelector::parse(fields).map_err(Failure::bad_request)?;
     kind.check_field_selector(&fields)?;
+    let fields = kind.storage_fields(fields);
     let namespace = match fields.exact("metadata.namespace") {
         Some(named) if namespace.is_empty() => named,
         _ => namespace,

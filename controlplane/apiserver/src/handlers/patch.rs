@@ -5,7 +5,7 @@ use diolkos_api::wire;
 use serde_json::Value;
 
 use super::body::{self, FieldValidation};
-use super::update::replace;
+use super::update::{replace, to_storage};
 use super::{Caller, Handlers, Target};
 use crate::patch::Patch;
 
@@ -23,16 +23,20 @@ impl Handlers {
         let mut warnings = Vec::new();
         let mut patched = self
             .change(&target, request.dry_run, |current| {
-                let mut new = current.object.clone();
-                patch.apply(&target.kind, &target.name, &mut new)?;
+                let mut old = current.object.clone();
+                target.served.from_storage(&mut old);
+                let mut new = old.clone();
+                patch.apply(&target.served, &target.name, &mut new)?;
                 body::drop_nulls(&mut new);
-                check_identity(&target, &new, &current.object)?;
-                warnings = body::check_fields(&target.kind, &new, Vec::new(), validation)?;
+                check_identity(&target, &new, &old)?;
+                warnings = body::check_fields(&target.served, &new, Vec::new(), validation)?;
+                to_storage(&target, &mut new);
+                warnings.extend(target.kind.warnings(&new));
                 replace(&target, &new, current)
             })
             .await?;
         patched.warnings = warnings;
-        Ok(patched)
+        target.serve(patched)
     }
 }
 

@@ -58,15 +58,7 @@ fn set_scale(target: &Target, scale: &Value, current: &Current) -> Result<Edit, 
     if version.is_string() {
         new["metadata"]["resourceVersion"] = version.clone();
     }
-    let whole = Target {
-        kind: target.kind.clone(),
-        namespace: target.namespace.clone(),
-        name: target.name.clone(),
-        subresource: String::new(),
-        verb: target.verb,
-        user: target.user.clone(),
-    };
-    replace(&whole, &new, current)
+    replace(&target.whole(), &new, current)
 }
 
 fn scale_of(object: &Value) -> Value {

@@ -131,9 +131,7 @@ impl Handlers {
             }
             Edit::Put(mut object) => {
                 let claims = self.addresses.claims(self, &target.kind, Some(old), Some(&mut object), taken).await?;
-                // A binding is the one change of a pod's node that is allowed.
-                let replaced = (target.subresource != "binding").then_some(old);
-                target.kind.check(&object, replaced)?;
+                target.kind.check_part(&target.subresource, &object, Some(old))?;
                 self.check_write(target, Some(&object), Some(old))?;
                 let write = Write::Put { key, value: stored_bytes(&object) };
                 (object, write, claims)

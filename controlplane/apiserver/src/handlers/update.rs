@@ -16,12 +16,22 @@ impl Handlers {
         if target.subresource == "scale" {
             return self.update_scale(&target, &request).await;
         }
-        let (mut sent, warnings) = body::parse(&target.kind, &request.json, validation)?;
+        let (mut sent, mut warnings) = body::parse(&target.served, &request.json, validation)?;
         check_address(&target, &sent)?;
         body::drop_nulls(&mut sent);
+        to_storage(&target, &mut sent);
+        warnings.extend(target.kind.warnings(&sent));
         let mut updated = self.change(&target, request.dry_run, |current| replace(&target, &sent, current)).await?;
         updated.warnings = warnings;
-        Ok(updated)
+        target.serve(updated)
+    }
+}
+
+/// Makes what a client sent an object as it rests.
+pub(super) fn to_storage(target: &Target, object: &mut Value) {
+    if target.served.is_converted() {
+        target.served.default(object);
+        target.served.to_storage(object);
     }
 }
 
@@ -40,9 +50,10 @@ pub(super) fn replace(target: &Target, sent: &Value, current: &Current) -> Resul
             kind.default(&mut new);
             kind.prepare_for_update(&mut new, old);
         }
-        "status" => kind.prepare_for_status_update(&mut new, old),
-        "finalize" => kind.prepare_for_finalize(&mut new, old),
-        other => return Err(Failure::unimplemented(format!("writing {other} is not part of this server"))),
+        part => kind.prepare_for_part_update(part, &mut new, old),
+    }
+    if target.served.is_converted() && new != *old {
+        target.served.check_converted(&new, Some(old))?;
     }
     new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
     let leaving = new["metadata"]["deletionTimestamp"].is_string() && !kind.has_finalizers(&new);

@@ -1,6 +1,7 @@
 //! Watch: events of the cache as the wire has them.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use futures::stream::{self, Stream, StreamExt as _};
 use serde_json::json;
 
 use super::list::{freshness, parse_version, selection};
-use super::{Caller, Handlers};
+use super::{Caller, Handlers, served_bytes};
 use crate::cache::{CacheEvent, CachedObject, Freshness, Start, WatchSpec};
 
 /// A watch without `timeoutSeconds` ends after this, and up to twice as much: clients that began together do not come
@@ -41,7 +42,7 @@ pub(crate) enum Event {
 impl Handlers {
     pub(crate) async fn watch(&self, caller: &Caller, request: wire::WatchRequest) -> Result<Events, Failure> {
         let target = self.collection(caller, "watch", request.key.clone(), &request.field_selector)?;
-        let selection = selection(&target.kind, &target.namespace, &request.label_selector, &request.field_selector)?;
+        let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
         let spec = WatchSpec {
             prefix: selection.prefix,
             node: selection.node,
@@ -58,20 +59,35 @@ impl Handlers {
             Err(failure) => return Err(failure),
         };
         let open = self.metrics.watch();
+        let served = target.served;
         let events = watch.map(move |event| {
             // The gauge counts the watch for as long as this closure lives.
             let _open = &open;
-            match event {
-                Ok(CacheEvent::Added(object)) => Event::Change { what: Type::Added, object },
-                Ok(CacheEvent::Modified(object)) => Event::Change { what: Type::Modified, object },
-                Ok(CacheEvent::Deleted(object)) => Event::Change { what: Type::Deleted, object },
-                Ok(CacheEvent::Bookmark { revision, initial_events_end }) => {
-                    Event::Bookmark { revision, initial_events_end }
-                }
-                Err(failure) => Event::Failed(failure),
-            }
+            convert(
+                &served,
+                match event {
+                    Ok(CacheEvent::Added(object)) => Event::Change { what: Type::Added, object },
+                    Ok(CacheEvent::Modified(object)) => Event::Change { what: Type::Modified, object },
+                    Ok(CacheEvent::Deleted(object)) => Event::Change { what: Type::Deleted, object },
+                    Ok(CacheEvent::Bookmark { revision, initial_events_end }) => {
+                        Event::Bookmark { revision, initial_events_end }
+                    }
+                    Err(failure) => Event::Failed(failure),
+                },
+            )
         });
         Ok(Box::pin(events.take_until(tokio::time::sleep(timeout(request.timeout_seconds)))))
+    }
+}
+
+/// The event as clients of `kind` get it.
+fn convert(kind: &Kind, event: Event) -> Event {
+    match event {
+        Event::Change { what, object } if kind.is_converted() => match served_bytes(kind, &object.bytes) {
+            Ok(bytes) => Event::Change { what, object: Arc::new(object.served_as(bytes)) },
+            Err(failure) => Event::Failed(failure),
+        },
+        event => event,
     }
 }
 

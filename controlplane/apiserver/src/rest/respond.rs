@@ -45,12 +45,15 @@ pub(super) fn object(
         Bytes::from(shown.to_string())
     };
     let mut response = encoded(code, json, form)?;
-    for warning in &object.warnings {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", Value::from(warning.as_str()))) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
+    object.warnings.iter().for_each(|warning| warn(&mut response, warning));
     Ok(response)
+}
+
+/// Adds a warning for whoever reads the answer.
+pub(super) fn warn(response: &mut Response, warning: &str) {
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", Value::from(warning))) {
+        response.headers_mut().append(header::WARNING, value);
+    }
 }
 
 /// A list, sent in chunks: the objects are not copied into one buffer.

@@ -49,7 +49,7 @@ fn definitions(kind: &Kind) -> Value {
 }
 
 fn row(kind: &Kind, object: &Value, include: IncludeObject, now: Timestamp) -> Value {
-    let cells: Value = kind.columns.iter().map(|column| (column.cell)(object, now)).collect();
+    let cells = Value::Array(kind.cells(object, now));
     match include {
         IncludeObject::None => json!({"cells": cells}),
         IncludeObject::Metadata => json!({"cells": cells, "object": partial(object)}),

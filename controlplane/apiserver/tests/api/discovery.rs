@@ -89,8 +89,9 @@ async fn newer_clients_get_everything_in_one_answer() {
     assert_eq!(answer.headers["content-type"], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
     let apps = answer.json()["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").cloned();
     let resources = apps.unwrap()["versions"][0]["resources"].clone();
-    assert_eq!(resources[0]["responseKind"]["kind"], "Deployment");
-    assert_eq!(resources[0]["scope"], "Namespaced");
+    let deployments = resources.as_array().unwrap().iter().find(|row| row["resource"] == "deployments").unwrap();
+    assert_eq!(deployments["responseKind"]["kind"], "Deployment");
+    assert_eq!(deployments["scope"], "Namespaced");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

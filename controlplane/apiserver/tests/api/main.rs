@@ -11,6 +11,7 @@ mod discovery;
 mod escalation;
 mod failures;
 mod families;
+mod kinds;
 mod nodes;
 mod rbac;
 mod tls;
