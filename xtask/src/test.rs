@@ -29,10 +29,10 @@ pub(crate) const SUITES: [Suite; 8] = [
     Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 90 },
     Suite { name: kernels::SUITE, binaries: &[kernels::SUITE], system: false, budget: 150 },
     Suite { name: "store", binaries: &["store"], system: true, budget: 60 },
-    Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 120 },
+    Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 180 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
     Suite { name: "cri", binaries: &["cri"], system: true, budget: 90 },
-    Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 450 },
+    Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 540 },
 ];
 
 impl Suite {
