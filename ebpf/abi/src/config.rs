@@ -118,6 +118,18 @@ impl Lifetimes {
             self.tcp_opening
         }
     }
+
+    /// The longest of all; 0 for ever.
+    #[inline(always)]
+    pub const fn longest(&self) -> u32 {
+        let Self { tcp, tcp_opening, tcp_closing, datagram } = *self;
+        if tcp == 0 || tcp_opening == 0 || tcp_closing == 0 || datagram == 0 {
+            return 0;
+        }
+        let opening = if tcp_opening > tcp { tcp_opening } else { tcp };
+        let closing = if tcp_closing > datagram { tcp_closing } else { datagram };
+        if opening > closing { opening } else { closing }
+    }
 }
 
 /// Whether something last used at `seen` is older than `lifetime` (0: for ever) at `now`. What another core stamped a

@@ -4,6 +4,7 @@
 //! the backend's replies carry.
 
 use crate::address::{Address, address_words, hash};
+use crate::config::Lifetimes;
 
 /// Map `conntrack`: LRU HASH with one LRU list per core (`BPF_F_NO_COMMON_LRU`), [`Tuple`] -> [`Flow`]. Written and
 /// read by the tc programs alone: what is not used gives way to what is new.
@@ -131,6 +132,47 @@ pub mod flow_flags {
     pub const CONFIRMED: u16 = 1 << 6;
 }
 
+/// Map `known`: ARRAY of [`KnownLine`]s; this is the number of marks, not of lines. The mark at [`known_index`] of an
+/// entry's tag says when one of the entries with that place was last made or used. Written and read by the tc programs
+/// alone: it spares what has no entry, which is most of what pods send, a lookup in a table that does not stay in the
+/// processor's caches. Marks grow old with the entries, so nothing has to take them back.
+pub const KNOWN: u32 = FLOWS * 4;
+/// Marks of one line: array elements are rounded up to 8 bytes.
+pub const MARKS_PER_LINE: u32 = 32;
+/// Marks count in `seen >> MARK_SHIFT`, so that 8 bits last for days.
+const MARK_SHIFT: u32 = 10;
+
+/// One element of map `known`: [`mark`]s.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownLine(pub [u8; MARKS_PER_LINE as usize]);
+const _: () = assert!(size_of::<KnownLine>() == 32);
+
+/// The place of the mark of an entry with this tag.
+#[inline(always)]
+pub const fn known_index(tag: u32) -> u32 {
+    tag & (KNOWN - 1)
+}
+
+/// The mark of an entry made or used at `seen`; 0 is that of none.
+#[inline(always)]
+pub const fn mark(seen: u32) -> u8 {
+    match (seen >> MARK_SHIFT) as u8 {
+        0 => 1,
+        mark => mark,
+    }
+}
+
+/// Whether an entry with this mark may be alive at `now`. Never `false` for one that is.
+#[inline(always)]
+pub const fn may_live(known: u8, now: u32, lifetimes: &Lifetimes) -> bool {
+    // Three more, for what rounding, a core with an older time and the 0 that is not used take off.
+    let longest = (lifetimes.longest() >> MARK_SHIFT) + 3;
+    let age = mark(now).wrapping_sub(known);
+    // What another core marked a moment later is not old. A mark of days ago seems to be young again.
+    known != 0 && (lifetimes.longest() == 0 || age as u32 <= longest || age >= 1 << 7)
+}
+
 /// Map `fragment`: LRU HASH, [`FragmentKey`] -> [`Fragment`]: the ports of a packet whose first fragment passed. Written
 /// and read by the tc programs alone.
 pub const FRAGMENTS: u32 = 1 << 13;
@@ -249,17 +291,44 @@ pub struct Peer {
 }
 const _: () = assert!(size_of::<Peer>() == 40 && align_of::<Peer>() == 8);
 
-/// Map `udp`: LRU HASH, socket cookie -> [`ConnectedUdp`]: the UDP sockets connected to a backend, so that the agent can
-/// close those of a backend that is gone.
-pub const CONNECTED_UDPS: u32 = 1 << 16;
+/// Map `udp`: ARRAY, index [`udp_index`] of a socket's cookie -> [`ConnectedUdp`]: the UDP sockets connected to a backend,
+/// so that the agent can close those of a backend that is gone. The kernel counts cookies up, so that a socket takes the
+/// place of one of long ago: as many as there are places are known, and a store costs nothing.
+pub const CONNECTED_UDPS: u32 = 1 << 17;
+
+/// The place of a socket's cookie.
+#[inline(always)]
+pub const fn udp_index(cookie: u64) -> u32 {
+    cookie as u32 & (CONNECTED_UDPS - 1)
+}
 
 /// A connected UDP socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectedUdp {
+    /// The socket's; 0 in a place that nobody has.
+    pub cookie: u64,
     /// [`backend_word`] of the choice.
     pub backend: u64,
     /// The cookie of the network namespace.
     pub netns: u64,
+    /// Tells what one core wrote whole from what two wrote at a time.
+    pub check: u32,
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<ConnectedUdp>() == 16 && align_of::<ConnectedUdp>() == 8);
+const _: () = assert!(size_of::<ConnectedUdp>() == 32 && align_of::<ConnectedUdp>() == 8);
+
+impl ConnectedUdp {
+    #[inline(always)]
+    pub const fn new(cookie: u64, backend: u64, netns: u64) -> Self {
+        let (a, b, c) = (cookie, backend, netns);
+        let check = hash([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32, c as u32, (c >> 32) as u32]);
+        Self { cookie, backend, netns, check, pad: 0 }
+    }
+
+    /// It names a socket, and no reader met it half written.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.cookie != 0 && self.check == Self::new(self.cookie, self.backend, self.netns).check
+    }
+}

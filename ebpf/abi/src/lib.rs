@@ -22,4 +22,4 @@ mod user;
 
 /// Names the layout in the pin path (`<bpffs>/diolkos/<node>/v<LAYOUT>/`). Raised by every change of a key, value,
 /// map type or capacity, so that no program ever reads a map of another layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;

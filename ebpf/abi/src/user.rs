@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::config::Config;
-use crate::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
+use crate::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, KnownLine, Peer, PeerKey, SocketFlow, Tuple};
 use crate::event::{Answers, Control, Event};
 use crate::pod::{Endpoint, Netns, Node, Route, RouteKey, Source};
 use crate::service::{Affinity, AffinityKey, Backend, FrontendKey, MemberKey, Service, SlotLine};
@@ -24,6 +24,7 @@ pod!(
     Affinity,
     Tuple,
     Flow,
+    KnownLine,
     FragmentKey,
     Fragment,
     SocketFlow,

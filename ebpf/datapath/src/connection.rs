@@ -46,6 +46,9 @@ pub(crate) fn find<T: Tables>(
 ) -> Result<bool, DropReason> {
     let transport = &ip.transport;
     let tag = scratch.tuple.hash();
+    if !tables.may_have_flow(tag, &config.lifetimes) {
+        return Ok(false);
+    }
     let Some(flow) = lookup::flow(config, tables, &scratch.tuple, tag, passing(ip)) else { return Ok(false) };
     if flow.flags & flow_flags::REVERSE != 0 {
         replied(transport, &flow, &mut scratch.ends);
@@ -79,7 +82,11 @@ pub(crate) fn reply<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Sc
 #[inline(never)]
 pub(crate) fn find_reply<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, ends: &mut Ends) -> bool {
     let tuple = tuple(ip);
-    match lookup::flow(config, tables, &tuple, tuple.hash(), passing(ip)) {
+    let tag = tuple.hash();
+    if !tables.may_have_flow(tag, &config.lifetimes) {
+        return false;
+    }
+    match lookup::flow(config, tables, &tuple, tag, passing(ip)) {
         Some(flow) if flow.flags & flow_flags::REVERSE != 0 => {
             replied(&ip.transport, &flow, ends);
             true

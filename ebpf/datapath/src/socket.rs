@@ -45,7 +45,7 @@ pub fn connect<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
             tables.remember_socket(&SocketFlow { recorded: is_udp.into(), ..flow }).ok_or(DropReason::RewriteFailed)?;
             if is_udp && recorded != flow.backend {
                 let (cookie, netns) = (tables.socket_cookie(), tables.netns_cookie());
-                tables.remember_udp(cookie, &ConnectedUdp { backend: flow.backend, netns });
+                tables.remember_udp(&ConnectedUdp::new(cookie, flow.backend, netns));
             }
             peer.reach(&flow);
             Ok(Verdict::Translated)

@@ -47,6 +47,10 @@ pub trait Tables {
     /// looked up once more, and then is none: told to the implementation, because the kernel's stack has no room for two.
     fn flow(&mut self, key: &Tuple, tag: u32, flags: u16, lifetimes: &Lifetimes) -> Option<Flow>;
 
+    /// Whether conntrack may hold an entry with this tag, [`diolkos_abi::conntrack::may_live`]. Asked before
+    /// [`Tables::flow`] where most packets have none.
+    fn may_have_flow(&mut self, tag: u32, lifetimes: &Lifetimes) -> bool;
+
     /// Room to build entries in, which the kernel's stack does not have. There is one: it must be given back before it is
     /// taken again. `None` never happens.
     type Scratch: DerefMut<Target = Scratch>;
@@ -113,9 +117,8 @@ pub trait Tables {
     /// Remembers the other end of a translation, in place of an earlier one; `None` when there is no room.
     fn remember_peer(&mut self, key: &PeerKey, peer: &Peer) -> Option<()>;
 
-    /// Remembers to which backend a UDP socket is connected, in place of an earlier one. When there is no room, the
-    /// socket is not closed when its backend is gone.
-    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp);
+    /// Remembers to which backend a UDP socket is connected, in place of an earlier one or of another socket.
+    fn remember_udp(&mut self, udp: &ConnectedUdp);
 
     /// A UDP socket is no longer connected to a backend.
     fn forget_udp(&mut self, cookie: u64);

@@ -5,20 +5,21 @@ use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xd
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, features};
-use diolkos_abi::conntrack::{Flow, Tuple, direction};
-use diolkos_abi::service::{Service, row_word};
+use diolkos_abi::conntrack::{FLOWS, Flow, Tuple, direction};
+use diolkos_abi::counter::{Hook, Verdict, verdict_index};
+use diolkos_abi::service::{Backend, Service, row_word};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::dataplane::{Dataplane, read};
 use crate::scenarios::packets::{ACK, End, Frame, SYN, Transport};
 use crate::scenarios::world::{
     BASE, CLIENT, CLIENT_IFINDEX, FAR, FAR_END, HOST, LOCAL, LOCAL_END, OUTSIDE, REMOTE, SERVER, VIP, World, config,
-    connection, forward, tuple,
+    connection, forward, reply, tuple,
 };
 
-/// Room for both entries of 64 k flows and more: with one LRU list per core, the core that fills the map has only its
-/// share of it.
-const CONNTRACK: u32 = 1 << 19;
+/// Room for both entries of 64 k flows of two services and more: with one LRU list per core, the core that fills the map
+/// has only its share of it.
+const CONNTRACK: u32 = 1 << 20;
 /// Words of headers that the wrapper puts back.
 const WORDS: usize = 14;
 /// Bytes of payload behind the headers.
@@ -26,6 +27,10 @@ const PAYLOAD: usize = 64;
 /// `struct __sk_buff` as of Linux 5.10, and its field `ingress_ifindex`.
 const CONTEXT: usize = 192;
 const INGRESS_IFINDEX: usize = 36;
+
+/// `TC_ACT_UNSPEC` and `TC_ACT_REDIRECT`.
+const NEXT: u32 = u32::MAX;
+const REDIRECT: u32 = 7;
 
 /// One row of the table.
 struct Row {
@@ -35,6 +40,10 @@ struct Row {
     flows: u32,
     destination: End,
     transport: Transport,
+    /// What becomes of each packet, in a row of the dataplane.
+    verdict: Verdict,
+    /// In a conntrack with 64 k connections of two services, more than a node has by default.
+    full: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,9 +65,11 @@ const NEW: u32 = 1 << 14;
 const MASS: u32 = 1 << 16;
 /// Another service, whose flows use the remote backend.
 const FAR_VIP: End = ([10, 96, 0, 11], 80);
-/// A service nobody has a flow to, with the remote backend.
+/// A service nobody has a flow to, with a remote backend of its own.
 const NEW_VIP: End = ([10, 96, 0, 12], 80);
 const NEW_SERVICE: u32 = 7;
+const NEW_BACKEND: u32 = 14;
+const NEW_END: End = (REMOTE, 8081);
 const DIRECT: End = (SERVER, 8080);
 /// Where no service leads: the answers to it are nobody else's.
 const DIRECT_NEW: End = (SERVER, 9090);
@@ -68,7 +79,7 @@ const DATA: Transport = Transport::Tcp(ACK);
 const OPEN: Transport = Transport::Tcp(SYN);
 
 #[rustfmt::skip]
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 20] = [
     Row::new("xdp_pass", Kind::XdpPass, ONE, DIRECT, DATA),
     Row::new("xdp_parse_lookup", Kind::XdpLookup, ONE, DIRECT, DATA),
     Row::new("tc_pass", Kind::TcPass, ONE, DIRECT, DATA),
@@ -76,29 +87,39 @@ const ROWS: [Row; 19] = [
     Row::new("pod_egress_direct", Kind::FromContainer, ONE, DIRECT, DATA),
     Row::new("pod_egress_direct_4k", Kind::FromContainer, MANY, DIRECT, DATA),
     Row::new("pod_egress_direct_64k", Kind::FromContainer, MASS, DIRECT, DATA),
-    Row::new("pod_egress_direct_remote", Kind::FromContainer, ONE, DIRECT_REMOTE, DATA),
+    Row::new("pod_egress_direct_64k_full", Kind::FromContainer, MASS, DIRECT, DATA).full(),
+    Row::new("pod_egress_direct_remote", Kind::FromContainer, ONE, DIRECT_REMOTE, DATA).to(Verdict::Overlay),
     Row::new("pod_egress_direct_syn", Kind::FromContainer, ONE, DIRECT_NEW, OPEN),
     Row::new("pod_egress_service", Kind::FromContainer, ONE, VIP, DATA),
-    Row::new("pod_egress_service_4k", Kind::FromContainer, MANY, VIP, DATA),
-    Row::new("pod_egress_service_64k", Kind::FromContainer, MASS, VIP, DATA),
+    Row::new("pod_egress_service_4k", Kind::FromContainer, MANY, VIP, DATA).full(),
+    Row::new("pod_egress_service_64k", Kind::FromContainer, MASS, VIP, DATA).full(),
     Row::new("pod_egress_service_udp", Kind::FromContainer, ONE, VIP, Transport::Udp),
-    Row::new("pod_egress_service_remote", Kind::FromContainer, ONE, FAR_VIP, DATA),
-    Row::new("pod_egress_service_remote_64k", Kind::FromContainer, MASS, FAR_VIP, DATA),
-    Row::new("pod_egress_service_new", Kind::NewFromContainer, NEW, NEW_VIP, OPEN),
-    Row::new("pod_egress_service_unknown", Kind::NewFromContainer, NEW, NEW_VIP, DATA),
-    Row::new("masquerade", Kind::ToNetdev, ONE, WEB, DATA),
-    Row::new("masquerade_new", Kind::NewToNetdev, NEW, WEB, OPEN),
+    Row::new("pod_egress_service_remote", Kind::FromContainer, ONE, FAR_VIP, DATA).to(Verdict::Overlay),
+    Row::new("pod_egress_service_remote_64k", Kind::FromContainer, MASS, FAR_VIP, DATA).full().to(Verdict::Overlay),
+    Row::new("pod_egress_service_new", Kind::NewFromContainer, NEW, NEW_VIP, OPEN).full().to(Verdict::Overlay),
+    Row::new("pod_egress_service_unknown", Kind::NewFromContainer, NEW, NEW_VIP, DATA).full().to(Verdict::Overlay),
+    Row::new("masquerade", Kind::ToNetdev, ONE, WEB, DATA).to(Verdict::Masqueraded),
+    Row::new("masquerade_new", Kind::NewToNetdev, NEW, WEB, OPEN).full().to(Verdict::Masqueraded),
 ];
 
 impl Row {
     const fn new(name: &'static str, kind: Kind, flows: u32, destination: End, transport: Transport) -> Self {
-        Self { name, kind, flows, destination, transport }
+        Self { name, kind, flows, destination, transport, verdict: Verdict::Pod, full: false }
+    }
+
+    const fn to(self, verdict: Verdict) -> Self {
+        Self { verdict, ..self }
+    }
+
+    const fn full(self) -> Self {
+        Self { full: true, ..self }
     }
 }
 
 /// The loaded programs.
 pub struct Rows {
-    dataplane: Dataplane,
+    quiet: Dataplane,
+    full: Dataplane,
     baseline: Ebpf,
     xdp: ProgramArray<MapData>,
     tc: ProgramArray<MapData>,
@@ -119,7 +140,8 @@ impl Rows {
         let mut table: HashMap<_, [u8; 16], u64> = baseline.take_map("TABLE").unwrap().try_into().unwrap();
         table.insert(v4_mapped(DIRECT.0), 1, 0).unwrap();
         Self {
-            dataplane: filled(),
+            quiet: filled(FLOWS, 1),
+            full: filled(CONNTRACK, MASS),
             xdp: baseline.take_map("XDP_UNDER_TEST").unwrap().try_into().unwrap(),
             tc: baseline.take_map("TC_UNDER_TEST").unwrap().try_into().unwrap(),
             template: baseline.take_map("TEMPLATE").unwrap().try_into().unwrap(),
@@ -135,43 +157,65 @@ impl Rows {
     pub fn run(&mut self, index: usize, repeat: u32) -> f64 {
         let row = &ROWS[index];
         let base = Frame::tcp((CLIENT, 0), row.destination, ACK);
-        let frame = Frame { payload: vec![0; PAYLOAD], transport: row.transport, ..base }.bytes();
-        let mut headers = [0; WORDS];
-        for (word, bytes) in headers.iter_mut().zip(frame.chunks_exact(4)) {
-            *word = u32::from_ne_bytes(bytes.try_into().unwrap());
-        }
-        self.template.set(0, headers, 0).unwrap();
-        self.template.set(1, [row.flows - 1; WORDS], 0).unwrap();
+        let frame = Frame { payload: vec![0; PAYLOAD], transport: row.transport, ..base.clone() }.bytes();
+        self.restore(&frame, row.flows);
         match row.kind {
             Kind::XdpPass => self.run_xdp("xdp_pass", &frame, repeat),
             Kind::XdpLookup => self.run_xdp("xdp_parse_lookup", &frame, repeat),
             Kind::TcPass => self.run_baseline("tc_pass", &frame, repeat),
             Kind::TcLookup => self.run_baseline("tc_parse_lookup", &frame, repeat),
-            Kind::FromContainer => self.run_dataplane(index, "from_container", &frame, repeat),
-            Kind::ToNetdev => self.run_dataplane(index, "to_netdev", &frame, repeat),
+            Kind::FromContainer => self.run_dataplane(index, Hook::FromContainer, &frame, repeat),
+            Kind::ToNetdev => {
+                // Only what opens a connection is masqueraded without an entry.
+                let first = Frame { payload: vec![0; PAYLOAD], transport: OPEN, ..base }.bytes();
+                self.restore(&first, row.flows);
+                self.run_dataplane(index, Hook::ToNetdev, &first, 1);
+                self.restore(&frame, row.flows);
+                self.run_dataplane(index, Hook::ToNetdev, &frame, repeat)
+            }
             Kind::NewFromContainer => {
-                self.dataplane.forget((0..row.flows as u16).flat_map(opened));
-                self.run_dataplane(index, "from_container", &frame, row.flows)
+                let time = self.run_dataplane(index, Hook::FromContainer, &frame, row.flows);
+                self.full.forget((0..row.flows as u16).flat_map(opened));
+                time
             }
             Kind::NewToNetdev => {
+                let time = self.run_dataplane(index, Hook::ToNetdev, &frame, row.flows);
+                // The row of established flows has one of these, and finds it gone: its first packet opens it again.
                 let outside = |tuple: &Tuple| tuple.direction == direction::OUTSIDE;
-                let known: Vec<Tuple> = self.dataplane.flows().into_keys().filter(outside).collect();
-                self.dataplane.forget(known);
-                self.run_dataplane(index, "to_netdev", &frame, row.flows)
+                let known: Vec<Tuple> = self.full.flows().into_keys().filter(outside).collect();
+                self.full.forget(known);
+                time
             }
         }
     }
 
-    fn run_dataplane(&mut self, index: usize, name: &str, frame: &[u8], repeat: u32) -> f64 {
-        let code = if name == "to_netdev" { u32::MAX } else { 7 };
-        let program = self.dataplane.classifier(name).fd().unwrap().try_clone().unwrap();
-        let before = self.dataplane.counters();
-        let time = self.run_tc(ROWS[index].name, &program, frame, repeat, code);
-        // Every packet was delivered: a drop is quick, and would look good.
+    /// Says what the wrapper puts back before each run.
+    fn restore(&mut self, frame: &[u8], flows: u32) {
+        let mut headers = [0; WORDS];
+        for (word, bytes) in headers.iter_mut().zip(frame.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(bytes.try_into().unwrap());
+        }
+        self.template.set(0, headers, 0).unwrap();
+        self.template.set(1, [flows - 1; WORDS], 0).unwrap();
+    }
+
+    fn run_dataplane(&mut self, index: usize, hook: Hook, frame: &[u8], repeat: u32) -> f64 {
+        let Row { name, verdict, .. } = ROWS[index];
+        let code = if matches!(verdict, Verdict::Pod | Verdict::Overlay) { REDIRECT } else { NEXT };
+        let program = self.dataplane(index).classifier(hook.name()).fd().unwrap().try_clone().unwrap();
+        let before = self.dataplane(index).counters();
+        let time = self.run_tc(name, &program, frame, repeat, code);
         let counted: Vec<u64> =
-            self.dataplane.counters().iter().zip(before).map(|(after, before)| after - before).collect();
-        assert!(counted.contains(&u64::from(repeat)), "{}: outcomes differ: {counted:?}", ROWS[index].name);
+            self.dataplane(index).counters().iter().zip(before).map(|(after, before)| after - before).collect();
+        // A drop, or a packet that is none of ours, is quick, and would look good.
+        let others: Vec<_> = counted.iter().enumerate().filter(|(_, count)| **count != 0).collect();
+        let expected = verdict_index(hook, verdict) as usize;
+        assert_eq!(counted[expected], u64::from(repeat), "{name}: other outcomes than {verdict:?}: {others:?}");
         time
+    }
+
+    fn dataplane(&self, index: usize) -> &Dataplane {
+        if ROWS[index].full { &self.full } else { &self.quiet }
     }
 
     fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
@@ -187,7 +231,7 @@ impl Rows {
     fn run_baseline(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
         let program: &SchedClassifier = self.baseline.program(name).unwrap().try_into().unwrap();
         let program = program.fd().unwrap().try_clone().unwrap();
-        self.run_tc(name, &program, frame, repeat, u32::MAX)
+        self.run_tc(name, &program, frame, repeat, NEXT)
     }
 
     fn run_tc(&mut self, name: &str, program: &ProgramFd, frame: &[u8], repeat: u32, code: u32) -> f64 {
@@ -203,14 +247,16 @@ impl Rows {
     }
 }
 
-/// A service on each kind of backend, with 64 k established connections each.
-fn filled() -> Dataplane {
+/// A service on each kind of backend, with `connections` established ones each.
+fn filled(flows: u32, connections: u32) -> Dataplane {
     let mut world = World::serving(&[LOCAL]);
     world.also_udp();
     world.frontend(FAR_VIP, 6);
     world.frontend(NEW_VIP, NEW_SERVICE);
     world.services.push((NEW_SERVICE, Service { row: row_word(BASE + 8, 1), ..Service::default() }));
-    world.slots.push((BASE + 8, FAR));
+    world.slots.push((BASE + 8, NEW_BACKEND));
+    let far = world.backends.iter().find(|(id, _)| *id == FAR).unwrap().1;
+    world.backends.push((NEW_BACKEND, Backend { port: NEW_END.1.to_be_bytes(), ..far }));
     let config = Config {
         node_v4: HOST,
         ports_first: 4096,
@@ -218,26 +264,26 @@ fn filled() -> Dataplane {
         features: config().features | features::MASQUERADE,
         ..config()
     };
-    let mut dataplane = Dataplane::load(&config, CONNTRACK);
+    let mut dataplane = Dataplane::load(&config, flows);
     dataplane.fill(&world, 0);
     let datagrams = connection((CLIENT, 0), LOCAL, LOCAL_END, 1).map(|(tuple, flow)| {
         let tuple = Tuple { protocol: protocol::UDP, ..tuple };
         (tuple, Flow { tag: tuple.hash(), ..flow })
     });
     dataplane.add_flows(&datagrams);
-    for port in 0..=u16::MAX {
+    for port in (0..connections).map(|port| port as u16) {
         dataplane.add_flows(&connection((CLIENT, port), LOCAL, LOCAL_END, 1));
         let (mut tuple, mut flow) = forward((CLIENT, port), FAR, 1);
         tuple.destination = v4_mapped(FAR_VIP.0);
         flow.tag = tuple.hash();
-        dataplane.add_flows(&[(tuple, flow)]);
+        dataplane.add_flows(&[(tuple, flow), reply((CLIENT, port), FAR_VIP, FAR, FAR_END, 1)]);
     }
     dataplane
 }
 
 /// What the opening of a flow to [`NEW_VIP`] leaves in conntrack.
 fn opened(port: u16) -> [Tuple; 2] {
-    [tuple((CLIENT, port), NEW_VIP), tuple(FAR_END, (CLIENT, port))]
+    [tuple((CLIENT, port), NEW_VIP), tuple(NEW_END, (CLIENT, port))]
 }
 
 fn timed(repeat: u32, run: impl FnOnce()) -> f64 {

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap as Map;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -9,14 +10,17 @@ use aya::maps::{Array, HashMap, Map as AnyMap, MapData, PerCpuArray, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config, features};
-use diolkos_abi::conntrack::{ConnectedUdp, Flow, Fragment, FragmentKey, Peer, PeerKey, SocketFlow, Tuple};
+use diolkos_abi::conntrack::{
+    ConnectedUdp, Flow, Fragment, FragmentKey, KnownLine, MARKS_PER_LINE, Peer, PeerKey, SocketFlow, Tuple,
+    known_index, mark, udp_index,
+};
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag, hint_index};
 use diolkos_abi::service::{
     Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service,
     SlotLine,
 };
-use diolkos_agent::dataplane::kernel::Facts;
+use diolkos_agent::dataplane::kernel::{Facts, elements};
 
 use crate::scenarios::world::World;
 
@@ -47,6 +51,7 @@ pub struct Dataplane {
     slot: Array<MapData, SlotLine>,
     backend: Array<MapData, Backend>,
     conntrack: HashMap<MapData, Tuple, Flow>,
+    known: Array<MapData, KnownLine>,
     endpoint: HashMap<MapData, [u8; 16], Endpoint>,
     source: Array<MapData, Source>,
     hint: Array<MapData, u32>,
@@ -58,8 +63,7 @@ pub struct Dataplane {
     member: HashMap<MapData, MemberKey, u64>,
     pub affinity: HashMap<MapData, AffinityKey, Affinity>,
     pub peer: HashMap<MapData, PeerKey, Peer>,
-    /// UDP sockets connected to a backend, by their cookie.
-    pub udp: HashMap<MapData, u64, ConnectedUdp>,
+    udp: Array<MapData, ConnectedUdp>,
     pub socket: SkStorage<MapData, SocketFlow>,
 }
 
@@ -108,6 +112,7 @@ impl Dataplane {
             slot: take!(ebpf, "SLOT"),
             backend: take!(ebpf, "BACKEND"),
             conntrack: take!(ebpf, "CONNTRACK"),
+            known: take!(ebpf, "KNOWN"),
             endpoint: take!(ebpf, "ENDPOINT"),
             source: take!(ebpf, "SOURCE"),
             hint: take!(ebpf, "HINT"),
@@ -173,7 +178,16 @@ impl Dataplane {
     pub fn add_flows(&mut self, flows: &[(Tuple, Flow)]) {
         for (tuple, flow) in flows {
             self.conntrack.insert(tuple, flow, 0).unwrap();
+            self.set_mark(tuple, mark(flow.seen));
         }
+    }
+
+    /// Writes the mark of a tuple's entry.
+    fn set_mark(&mut self, tuple: &Tuple, mark: u8) {
+        let index = known_index(tuple.hash());
+        let mut line = self.known.get(&(index / MARKS_PER_LINE), 0).unwrap();
+        line.0[(index % MARKS_PER_LINE) as usize] = mark;
+        self.known.set(index / MARKS_PER_LINE, line, 0).unwrap();
     }
 
     /// Takes flows out of conntrack that may be there.
@@ -213,10 +227,10 @@ impl Dataplane {
         }
         for tuple in self.flows().keys() {
             self.conntrack.remove(tuple).unwrap();
+            self.set_mark(tuple, 0);
         }
         empty(&mut self.affinity);
         empty(&mut self.peer);
-        empty(&mut self.udp);
         for key in self.fragments().keys() {
             self.fragment.remove(key).unwrap();
         }
@@ -238,6 +252,21 @@ impl Dataplane {
         self.fragment.iter().map(|entry| entry.expect("the ports of fragments can be read")).collect()
     }
 
+    /// Takes what stands at a UDP socket's place: the backend it is connected to.
+    pub fn take_udp(&mut self, cookie: u64) -> Option<u64> {
+        let found = self.udp.get(&udp_index(cookie), 0).unwrap();
+        self.udp.set(udp_index(cookie), ConnectedUdp::default(), 0).unwrap();
+        (found.is_whole() && found.cookie == cookie).then_some(found.backend)
+    }
+
+    /// The UDP sockets connected to a backend.
+    pub fn connected_udps(&self) -> Vec<ConnectedUdp> {
+        let mut found = Vec::new();
+        let each = |_: u32, udp: ConnectedUdp| found.extend(udp.is_whole().then_some(udp));
+        elements(self.map("UDP").fd().as_fd(), each).expect("the table of UDP sockets can be read");
+        found
+    }
+
     /// Every element of every table but the arrays, counted: what a cleared dataplane still holds.
     pub fn left_over(&self) -> usize {
         self.frontend.keys().count()
@@ -249,7 +278,6 @@ impl Dataplane {
             + self.member.keys().count()
             + self.affinity.keys().count()
             + self.peer.keys().count()
-            + self.udp.keys().count()
     }
 
     /// Every counter, summed over the cores.

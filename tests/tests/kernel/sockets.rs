@@ -167,11 +167,7 @@ fn check(scene: &Scene, dataplane: &mut Dataplane, scenario: &SocketScenario) {
         run.step(&format!("{name}: step {at}: {step:?}"), dataplane, step);
     }
     assert_eq!(dataplane.socket.get(&run.socket, 0).ok(), scenario.remembers, "{name}: remembers");
-    assert_eq!(
-        dataplane.udp.get(&cookie, 0).ok().map(|udp| udp.backend),
-        scenario.connected_udp,
-        "{name}: connected UDP"
-    );
+    assert_eq!(dataplane.take_udp(cookie), scenario.connected_udp, "{name}: connected UDP");
     assert_eq!(dataplane.peer.keys().count(), scenario.peers, "{name}: peers");
     dataplane.clear(&scenario.world, scene.netns_cookie);
     assert_eq!(dataplane.left_over(), 0, "{name}: teardown");

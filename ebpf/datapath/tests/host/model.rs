@@ -307,6 +307,11 @@ impl Tables for ModelTables {
         Some(Flow { seen, ..*flow })
     }
 
+    /// Stricter than the kernel's, which may know of flows that are gone.
+    fn may_have_flow(&mut self, tag: u32, _lifetimes: &Lifetimes) -> bool {
+        self.flows.keys().any(|key| key.hash() == tag)
+    }
+
     type Scratch = Box<Scratch>;
 
     /// As the last packet left it: nothing of it may matter.
@@ -407,8 +412,9 @@ impl Tables for ModelTables {
         Some(())
     }
 
-    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp) {
-        self.udp.insert(cookie, *udp);
+    fn remember_udp(&mut self, udp: &ConnectedUdp) {
+        assert!(udp.is_whole());
+        self.udp.insert(udp.cookie, *udp);
     }
 
     fn forget_udp(&mut self, cookie: u64) {

@@ -3,10 +3,12 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use diolkos_abi::address::v4_mapped;
+use diolkos_abi::address::{protocol, v4_mapped};
+use diolkos_abi::config::Lifetimes;
+use diolkos_abi::conntrack::{mark, may_live};
 use diolkos_abi::counter::Hook;
-use diolkos_datapath::Tunnel;
 use diolkos_datapath::rewrite::adjust;
+use diolkos_datapath::{Tunnel, expired};
 
 use crate::model::{ModelPacket, ModelTables};
 use crate::scenarios::packets::{ACK, End, Frame, SYN, SYN_ACK, Transport, over_ipv6};
@@ -47,6 +49,32 @@ fn world_of(v6: bool, backends: &[u32]) -> World {
 }
 
 proptest! {
+    #[test]
+    fn no_mark_says_that_a_living_flow_is_unknown(
+        (seen, age, early) in (any::<u32>(), 0..2_000_000_u32, 0..2_u32),
+        lives in [0..200_000_u32, 0..200_000_u32, 0..200_000_u32, 0..200_000_u32],
+        (kind, flags) in (any::<u8>(), any::<u16>()),
+    ) {
+        let [tcp, tcp_opening, tcp_closing, datagram] = lives;
+        let lifetimes = Lifetimes { tcp, tcp_opening, tcp_closing, datagram };
+        let now = seen.wrapping_add(age);
+        let kind = if kind % 2 == 0 { protocol::TCP } else { protocol::UDP };
+        if !expired(&lifetimes, kind, flags, seen, now) {
+            // Another core marks a moment earlier than this one stamps the entry, or looks.
+            prop_assert!(may_live(mark(seen.wrapping_sub(early)), now, &lifetimes));
+            prop_assert!(may_live(mark(seen), now.wrapping_sub(early), &lifetimes));
+        }
+    }
+
+    #[test]
+    fn what_nobody_marked_is_unknown_and_a_mark_is_once_too_old(now in any::<u32>(), longest in 1..100_000_u32) {
+        let lifetimes = Lifetimes { tcp: longest, tcp_opening: 1, tcp_closing: 1, datagram: 1 };
+        prop_assert!(!may_live(0, now, &lifetimes));
+        prop_assert!(!may_live(mark(now.wrapping_sub(longest + 5000)), now, &lifetimes));
+        let for_ever = Lifetimes { tcp: 0, ..lifetimes };
+        prop_assert!(may_live(mark(now.wrapping_sub(longest + 5000)), now, &for_ever));
+    }
+
     #[test]
     fn no_bytes_make_a_hook_panic(bytes in vec(any::<u8>(), 0..120), hook in 0..4_usize) {
         let mut tables = ModelTables::new(&world_of(false, &[LOCAL, FAR]), None, false);

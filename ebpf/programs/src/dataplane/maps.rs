@@ -13,8 +13,8 @@ use aya_ebpf::programs::SockAddrContext;
 use diolkos_abi::address::Address;
 use diolkos_abi::config::{Config, Lifetimes, features};
 use diolkos_abi::conntrack::{
-    CONNECTED_UDPS, ConnectedUdp, FLOWS, FRAGMENTS, Flow, Fragment, FragmentKey, PEERS, Peer, PeerKey, SocketFlow,
-    TIME_SHIFT, Tuple,
+    self, CONNECTED_UDPS, ConnectedUdp, FLOWS, FRAGMENTS, Flow, Fragment, FragmentKey, KnownLine, MARKS_PER_LINE,
+    PEERS, Peer, PeerKey, SocketFlow, TIME_SHIFT, Tuple, known_index, may_live, udp_index,
 };
 use diolkos_abi::counter::COUNTERS;
 use diolkos_abi::event::{ANSWER_WINDOWS, ANSWERS_PER_TICK, Answers};
@@ -42,6 +42,8 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entrie
 #[map]
 static CONNTRACK: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOWS, BPF_F_NO_COMMON_LRU);
 #[map]
+static KNOWN: Array<KnownLine> = Array::with_max_entries(conntrack::KNOWN / MARKS_PER_LINE, 0);
+#[map]
 static FRAGMENT: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(FRAGMENTS, BPF_F_NO_COMMON_LRU);
 #[map]
 static ENDPOINT: HashMap<Address, Endpoint> = HashMap::with_max_entries(ENDPOINTS, BPF_F_NO_PREALLOC);
@@ -62,9 +64,13 @@ static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[map]
 static PEER: LruHashMap<PeerKey, Peer> = LruHashMap::with_max_entries(PEERS, 0);
 #[map]
-static UDP: LruHashMap<u64, ConnectedUdp> = LruHashMap::with_max_entries(CONNECTED_UDPS, 0);
+static UDP: Array<ConnectedUdp> = Array::with_max_entries(CONNECTED_UDPS, 0);
 #[btf_map]
 static SOCKET: SkStorage<SocketFlow> = SkStorage::new();
+
+/// The state of each core's dice; 0 before the first throw. The programs' own.
+#[map]
+static DICE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// What does not fit the stack. The programs' own, for the time of one packet.
 #[map]
@@ -101,6 +107,18 @@ pub(crate) fn count(index: u32) {
 #[inline(always)]
 fn dry() -> bool {
     config().features & features::DRY_RUN != 0
+}
+
+/// Notes that an entry of conntrack is made or used.
+///
+/// A BPF subprogram: a busy flow comes here about once a second.
+#[inline(never)]
+fn mark(tag: u32, now: u32) {
+    let index = known_index(tag);
+    if let Some(line) = KNOWN.get_ptr_mut(index / MARKS_PER_LINE) {
+        // SAFETY: as for `may_have_flow`; the last writer wins, and all write about the same.
+        unsafe { write_volatile(line.cast::<u8>().add((index % MARKS_PER_LINE) as usize), conntrack::mark(now)) };
+    }
 }
 
 /// The kernel's maps, on behalf of a packet or of a socket.
@@ -216,12 +234,22 @@ impl Tables for Kernel {
             }
             if seen != now && !dry() {
                 (*entry).seen = now;
+                mark(tag, now);
             }
             if flags & !known != 0 && !dry() {
                 (*entry).flags = known | flags;
             }
             Some(Flow { backend, tag: present, seen, ..*entry })
         }
+    }
+
+    #[inline(always)]
+    fn may_have_flow(&mut self, tag: u32, lifetimes: &Lifetimes) -> bool {
+        let index = known_index(tag);
+        let Some(line) = KNOWN.get_ptr(index / MARKS_PER_LINE) else { return true };
+        // SAFETY: a line has `MARKS_PER_LINE` bytes.
+        let known = unsafe { read_volatile(line.cast::<u8>().add((index % MARKS_PER_LINE) as usize)) };
+        may_live(known, self.now(), lifetimes)
     }
 
     type Scratch = &'static mut Scratch;
@@ -244,6 +272,8 @@ impl Tables for Kernel {
             Insert::IfAbsent => BPF_NOEXIST,
             Insert::Replace => BPF_ANY,
         };
+        // First, or a packet of another core could miss the entry.
+        mark(flow.tag, flow.seen);
         CONNTRACK
             .insert(key, flow, flags.into())
             .map_err(|error| if error == EEXIST { InsertError::Exists } else { InsertError::Full })
@@ -403,14 +433,23 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn remember_udp(&mut self, cookie: u64, udp: &ConnectedUdp) {
-        let _ = UDP.insert(cookie, udp, BPF_ANY.into());
+    fn remember_udp(&mut self, udp: &ConnectedUdp) {
+        if let Some(place) = UDP.get_ptr_mut(udp_index(udp.cookie)) {
+            // SAFETY: array elements never move; what two cores write at a time has a wrong check.
+            unsafe { *place = *udp };
+        }
     }
 
     #[inline(always)]
     fn forget_udp(&mut self, cookie: u64) {
-        // That it is gone already is fine.
-        let _ = UDP.remove(cookie);
+        if let Some(place) = UDP.get_ptr_mut(udp_index(cookie)) {
+            // SAFETY: as for `remember_udp`. Another socket may have taken the place.
+            unsafe {
+                if (*place).cookie == cookie {
+                    (*place).cookie = 0;
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -433,6 +472,20 @@ impl Tables for Kernel {
     #[inline(always)]
     fn random(&mut self) -> u32 {
         // SAFETY: a helper without arguments.
-        unsafe { bpf_get_prandom_u32() }
+        let seed = || unsafe { bpf_get_prandom_u32() };
+        let Some(dice) = DICE.get_ptr_mut(0) else { return seed() };
+        // SAFETY: the element is this core's own. A call that interrupts another throws the same, which does no harm.
+        unsafe {
+            let mut state = *dice;
+            if state == 0 {
+                state = seed() | 1;
+            }
+            // Marsaglia, "Xorshift RNGs": a helper costs as much as a third of all else that a connect() needs.
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            *dice = state;
+            state
+        }
     }
 }

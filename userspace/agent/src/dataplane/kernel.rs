@@ -453,6 +453,17 @@ fn page<K: aya::Pod, V: aya::Pod>(map: &'static str, fd: &OwnedFd, from: Option<
     Ok(Page { entries, next: next.map(Place) })
 }
 
+/// Shows all elements of a hash or array whose sizes are those of `K` and `V`, some thousand at a time.
+pub fn elements<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+    let mut from = None;
+    loop {
+        let (entries, next) = syscall::page(map, from, PAGE)?;
+        entries.into_iter().for_each(|(key, value)| each(key, value));
+        let Some(next) = next else { return Ok(()) };
+        from = Some(next);
+    }
+}
+
 /// All elements of a pinned hash or array.
 pub(crate) fn dump_pinned<K: aya::Pod, V: aya::Pod>(path: &Path) -> io::Result<Vec<(K, V)>> {
     syscall::dump(syscall::object_get(path)?.as_fd())

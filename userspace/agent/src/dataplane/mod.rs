@@ -26,6 +26,7 @@ pub mod map {
     pub const SLOT: &str = "SLOT";
     pub const BACKEND: &str = "BACKEND";
     pub const CONNTRACK: &str = "CONNTRACK";
+    pub const KNOWN: &str = "KNOWN";
     pub const ENDPOINT: &str = "ENDPOINT";
     pub const NODE: &str = "NODE";
     pub const ROUTE: &str = "ROUTE";
@@ -39,9 +40,9 @@ pub mod map {
     pub const PEER: &str = "PEER";
     pub const UDP: &str = "UDP";
     /// All that are pinned. What else the object has is the programs' own and starts empty with each load.
-    pub const ALL: [&str; 17] = [
-        FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET, MEMBER, AFFINITY,
-        PEER, UDP, CONTROL, EVENT,
+    pub const ALL: [&str; 18] = [
+        FRONTEND, SERVICE, SLOT, BACKEND, CONNTRACK, KNOWN, ENDPOINT, NODE, ROUTE, NETNS, COUNTER, SOCKET, MEMBER,
+        AFFINITY, PEER, UDP, CONTROL, EVENT,
     ];
 }
 

@@ -1,16 +1,17 @@
 //! The sockets of this machine.
 
-use std::collections::HashMap as Opened;
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use diolkos_abi::conntrack::{ConnectedUdp, SocketFlow, backend_parts};
+use aya::maps::{Array, Map, MapData, MapError};
+use diolkos_abi::conntrack::{ConnectedUdp, SocketFlow, backend_parts, udp_index};
 use diolkos_abi::service::{Backend, backend_state};
 
 use super::diag::{Diag, Socket};
 use super::{Error, Sockets, Space, Translated};
+use crate::dataplane::kernel::elements;
 use crate::dataplane::map;
 
 /// Where the backend's word stands in the value of the socket storage.
@@ -21,10 +22,12 @@ pub struct KernelSockets<F> {
     /// The socket storage.
     socket: MapData,
     backend: Array<MapData, Backend>,
-    udp: HashMap<MapData, u64, ConnectedUdp>,
+    udp: Array<MapData, ConnectedUdp>,
+    /// The same map.
+    udp_fd: OwnedFd,
     spaces: F,
     /// One for each namespace of the present look.
-    open: Opened<Space, Diag>,
+    open: HashMap<Space, Diag>,
 }
 
 impl<F: FnMut() -> Vec<Space> + Send> KernelSockets<F> {
@@ -40,8 +43,10 @@ impl<F: FnMut() -> Vec<Space> + Send> KernelSockets<F> {
     pub fn new(socket: MapData, backend: MapData, udp: MapData, spaces: F) -> Result<Self, Error> {
         let wrong = |map: &'static str| move |error: MapError| Error::Map { map, reason: error.to_string() };
         let backend = Array::try_from(Map::Array(backend)).map_err(wrong(map::BACKEND))?;
-        let udp = HashMap::try_from(Map::LruHashMap(udp)).map_err(wrong(map::UDP))?;
-        Ok(Self { socket, backend, udp, spaces, open: Opened::new() })
+        let udp_fd = udp.fd().as_fd().try_clone_to_owned();
+        let udp_fd = udp_fd.map_err(|error| Error::Map { map: map::UDP, reason: error.to_string() })?;
+        let udp = Array::try_from(Map::Array(udp)).map_err(wrong(map::UDP))?;
+        Ok(Self { socket, backend, udp, udp_fd, spaces, open: HashMap::new() })
     }
 
     /// Does something with the netlink socket of a namespace.
@@ -103,20 +108,26 @@ impl<F: FnMut() -> Vec<Space> + Send> Sockets for KernelSockets<F> {
     }
 
     fn connected_udp(&mut self) -> Result<Vec<(u64, ConnectedUdp)>, Error> {
-        let entries: Result<Vec<_>, _> = self.udp.iter().collect();
-        entries.map_err(|error| Error::Map { map: map::UDP, reason: error.to_string() })
+        let mut found = Vec::new();
+        let each = |_: u32, udp: ConnectedUdp| {
+            if udp.is_whole() {
+                found.push((udp.cookie, udp));
+            }
+        };
+        let read = elements(self.udp_fd.as_fd(), each);
+        read.map_err(|error| Error::Map { map: map::UDP, reason: error.to_string() })?;
+        Ok(found)
     }
 
     fn forget_udp(&mut self, cookie: u64) -> Result<(), Error> {
-        match self.udp.remove(&cookie) {
-            // The programs forget by themselves, too.
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) if self.udp.get(&cookie, 0).is_err() => {
-                tracing::debug!(%error, cookie, "the entry of a UDP socket was gone already");
-                Ok(())
-            }
-            Err(error) => Err(Error::Map { map: map::UDP, reason: error.to_string() }),
+        let wrong = |error: MapError| Error::Map { map: map::UDP, reason: error.to_string() };
+        let place = udp_index(cookie);
+        // Another socket may have taken the place. One that does so right now is not known afterwards: a connect() to a
+        // backend within a few hundred ns, of one in all these places.
+        if self.udp.get(&place, 0).map_err(wrong)?.cookie == cookie {
+            self.udp.set(place, ConnectedUdp::default(), 0).map_err(wrong)?;
         }
+        Ok(())
     }
 
     fn close(&mut self, space: &Space, socket: &Socket) -> Result<(), Error> {

@@ -25,8 +25,8 @@ impl Model {
         for netns in [100, 200] {
             model.tcp.insert(netns, vec![(netns + 1, 1), (netns + 2, 2), (netns + 3, 0)]);
             model.udp.insert(netns, vec![netns + 11, netns + 12, netns + 13]);
-            model.entries.insert(netns + 11, ConnectedUdp { backend: 1, netns });
-            model.entries.insert(netns + 12, ConnectedUdp { backend: 2, netns });
+            model.entries.insert(netns + 11, ConnectedUdp::new(netns + 11, 1, netns));
+            model.entries.insert(netns + 12, ConnectedUdp::new(netns + 12, 2, netns));
         }
         model
     }

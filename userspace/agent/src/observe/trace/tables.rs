@@ -214,6 +214,11 @@ impl Tables for Live {
         live
     }
 
+    /// The lookup tells more than what spares it.
+    fn may_have_flow(&mut self, _tag: u32, _lifetimes: &Lifetimes) -> bool {
+        true
+    }
+
     type Scratch = Box<Scratch>;
 
     fn scratch(&mut self) -> Option<Box<Scratch>> {
@@ -323,7 +328,7 @@ impl Tables for Live {
         Some(())
     }
 
-    fn remember_udp(&mut self, _cookie: u64, _udp: &ConnectedUdp) {}
+    fn remember_udp(&mut self, _udp: &ConnectedUdp) {}
 
     fn forget_udp(&mut self, _cookie: u64) {}
 
