@@ -10,7 +10,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
 use aya_ebpf::bindings::{
-    BPF_F_NO_PREALLOC, BPF_F_ZERO_CSUM_TX, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key,
+    __sk_buff, BPF_F_NO_PREALLOC, BPF_F_ZERO_CSUM_TX, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_set_tunnel_key};
 use aya_ebpf::macros::{classifier, map, xdp};
@@ -18,11 +18,24 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use diolkos_abi::address::{Address, protocol, v4_mapped};
 
-/// Words of the headers that are put back before each run: Ethernet, IPv4 and TCP without options, and two bytes.
+/// Words of the headers that are put back before each run: Ethernet, IPv4 and TCP without options, and two bytes; of
+/// IPv6 up to the checksum of TCP.
 const WORDS: usize = 14;
+const WORDS_V6: usize = 18;
 const HEADERS: usize = 54;
-/// Offset of the TCP source port.
+/// Offset of the source port.
 const SOURCE_PORT: usize = 34;
+const SOURCE_PORT_V6: usize = 54;
+
+/// What element 1 of `TEMPLATE` says, by word: how many flows there are less one, a power of two less one; whether the
+/// packet is IPv6; its mark; the IPv4 address it came from through a tunnel, 0 for none; the network identifier.
+mod setting {
+    pub(super) const FLOWS: usize = 0;
+    pub(super) const V6: usize = 1;
+    pub(super) const MARK: usize = 2;
+    pub(super) const TUNNEL: usize = 3;
+    pub(super) const VNI: usize = 4;
+}
 
 /// Size of `struct bpf_tunnel_key` before Linux 6.0, where a test run cannot say whom a packet came from.
 const TUNNEL_KEY: u32 = 28;
@@ -32,9 +45,9 @@ const TUNNEL_KEY: u32 = 28;
 static XDP_UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static TC_UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
-/// Element 0: the headers; element 1: word 0 is the number of flows less one, a power of two less one.
+/// Element 0: the headers; element 1: [`setting`].
 #[map]
-static TEMPLATE: Array<[u32; WORDS]> = Array::with_max_entries(2, 0);
+static TEMPLATE: Array<[u32; WORDS_V6]> = Array::with_max_entries(2, 0);
 /// The number of the next run.
 #[map]
 static RUN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -87,8 +100,17 @@ pub fn tc_restore(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one the kernel passed in.
     let (data, end) = unsafe { (read_volatile(&(*ctx.skb.skb).data), read_volatile(&(*ctx.skb.skb).data_end)) };
     restore(data as usize, end as usize);
-    // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).mark = 0 };
+    if let Some(settings) = TEMPLATE.get_ptr(1) {
+        let settings = settings.cast::<u32>();
+        // SAFETY: elements of arrays live as long as the program; the context is the one the kernel passed in.
+        unsafe {
+            (*ctx.skb.skb).mark = read_volatile(settings.add(setting::MARK));
+            let from = read_volatile(settings.add(setting::TUNNEL));
+            if from != 0 {
+                arrive(ctx.skb.skb, from, read_volatile(settings.add(setting::VNI)));
+            }
+        }
+    }
     // SAFETY: the array holds tc programs only.
     unsafe { TC_UNDER_TEST.tail_call(&ctx, 0) };
     TC_ACT_SHOT as i32
@@ -99,20 +121,11 @@ pub fn tc_restore(ctx: TcContext) -> i32 {
 /// after so many bytes.
 #[classifier]
 pub fn tc_prepare(ctx: TcContext) -> i32 {
-    // SAFETY: an integer struct, all of whose bit patterns are values.
-    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    // SAFETY: the context is the one the kernel passed in; the size is that of the struct.
+    // SAFETY: the context is the one the kernel passed in.
     unsafe {
         let skb = ctx.skb.skb;
         if (*skb).cb[0] == 1 {
-            key.tunnel_id = (*skb).cb[1];
-            key.tunnel_ttl = 64;
-            // What is sent from is what came from, once the packet is taken for one that arrived.
-            key.__bindgen_anon_3.local_ipv4 = (*skb).cb[3];
-            let size = size_of::<bpf_tunnel_key>() as u32;
-            if bpf_skb_set_tunnel_key(skb, &mut key, size, BPF_F_ZERO_CSUM_TX.into()) != 0 {
-                bpf_skb_set_tunnel_key(skb, &mut key, TUNNEL_KEY, BPF_F_ZERO_CSUM_TX.into());
-            }
+            arrive(skb, (*skb).cb[3], (*skb).cb[1]);
         }
         if (*skb).cb[2] != 0 && bpf_skb_change_tail(skb, (*skb).cb[2], 0) != 0 {
             return TC_ACT_OK as i32;
@@ -120,6 +133,28 @@ pub fn tc_prepare(ctx: TcContext) -> i32 {
         TC_UNDER_TEST.tail_call(&ctx, 0);
     }
     TC_ACT_OK as i32
+}
+
+/// Makes the packet one that came through a tunnel from an IPv4 address.
+///
+/// # Safety
+///
+/// `skb` must be the context that the kernel passed in.
+#[inline(always)]
+unsafe fn arrive(skb: *mut __sk_buff, from: u32, vni: u32) {
+    // SAFETY: an integer struct, all of whose bit patterns are values.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = vni;
+    key.tunnel_ttl = 64;
+    // What is sent from is what came from, once the packet is taken for one that arrived.
+    key.__bindgen_anon_3.local_ipv4 = from;
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the caller's; the sizes are that of the struct, or below it.
+    unsafe {
+        if bpf_skb_set_tunnel_key(skb, &mut key, size, BPF_F_ZERO_CSUM_TX.into()) != 0 {
+            bpf_skb_set_tunnel_key(skb, &mut key, TUNNEL_KEY, BPF_F_ZERO_CSUM_TX.into());
+        }
+    }
 }
 
 #[inline(always)]
@@ -143,23 +178,51 @@ fn parse_lookup(data: usize, end: usize) {
 
 #[inline(always)]
 fn restore(data: usize, end: usize) {
-    let (Some(words), Some(flows), Some(run)) = (TEMPLATE.get_ptr(0), TEMPLATE.get_ptr(1), RUN.get_ptr_mut(0)) else {
+    let (Some(words), Some(settings), Some(run)) = (TEMPLATE.get_ptr(0), TEMPLATE.get_ptr(1), RUN.get_ptr_mut(0))
+    else {
         return;
     };
+    let (words, settings) = (words.cast::<u32>(), settings.cast::<u32>());
     if data + WORDS * 4 > end {
         return;
     }
     // SAFETY: elements of arrays live as long as the program; the packet was just measured.
     unsafe {
-        let mut i = 0;
-        while i < WORDS {
-            let word = read_volatile(words.cast::<u32>().add(i));
-            asm!("*(u32 *)({to} + 0) = {word}", to = in(reg) data + i * 4, word = in(reg) word as u64, options(nostack));
-            i += 1;
-        }
+        put_words::<0, WORDS>(data, words);
+        let flows = read_volatile(settings.add(setting::FLOWS));
         *run = (*run).wrapping_add(1);
-        let port = (*run & read_volatile(flows.cast::<u32>())) as u16;
-        asm!("*(u16 *)({to} + 0) = {port}", to = in(reg) data + SOURCE_PORT, port = in(reg) port.to_be() as u64, options(nostack));
+        let port = ((*run & flows) as u16).to_be() as u64;
+        if read_volatile(settings.add(setting::V6)) == 0 {
+            if flows != 0 {
+                asm!("*(u16 *)({to} + 0) = {port}", to = in(reg) data + SOURCE_PORT, port = in(reg) port, options(nostack));
+            }
+            return;
+        }
+        if data + WORDS_V6 * 4 > end {
+            return;
+        }
+        put_words::<WORDS, WORDS_V6>(data, words);
+        if flows != 0 {
+            asm!("*(u16 *)({to} + 0) = {port}", to = in(reg) data + SOURCE_PORT_V6, port = in(reg) port, options(nostack));
+        }
+    }
+}
+
+/// Writes some words of the template.
+///
+/// # Safety
+///
+/// The packet goes on up to the last of them, and `words` are the template's.
+#[inline(always)]
+unsafe fn put_words<const FIRST: usize, const END: usize>(data: usize, words: *const u32) {
+    let mut i = FIRST;
+    while i < END {
+        // SAFETY: the caller's.
+        unsafe {
+            let word = read_volatile(words.add(i));
+            asm!("*(u32 *)({to} + 0) = {word}", to = in(reg) data + i * 4, word = in(reg) word as u64, options(nostack));
+        }
+        i += 1;
     }
 }
 

@@ -4,24 +4,24 @@ use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::address::{protocol, v4_mapped};
-use diolkos_abi::config::{Config, features};
+use diolkos_abi::config::{Config, ENCAPSULATED_MARK, features};
 use diolkos_abi::conntrack::{FLOWS, Flow, Tuple, direction};
 use diolkos_abi::counter::{Hook, Verdict, verdict_index};
 use diolkos_abi::service::{Backend, Service, row_word};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::dataplane::{Dataplane, read};
-use crate::scenarios::packets::{ACK, End, Frame, SYN, Transport};
+use crate::scenarios::packets::{ACK, End, Frame, SYN, Transport, address, over_ipv6};
 use crate::scenarios::world::{
-    BASE, CLIENT, CLIENT_IFINDEX, FAR, FAR_END, HOST, LOCAL, LOCAL_END, OUTSIDE, REMOTE, SERVER, VIP, World, config,
-    connection, forward, reply, tuple,
+    BASE, CLIENT, CLIENT_IFINDEX, FAR, FAR_END, GATEWAY, HOST, HOST_END, HOST_NETWORK, LOCAL, LOCAL_END, NODE_2_TUNNEL,
+    OUTSIDE, REMOTE, SERVER, VIP, VNI, World, config, connection, forward, masqueraded, reply, tuple,
 };
 
 /// Room for both entries of 64 k flows of two services and more: with one LRU list per core, the core that fills the map
 /// has only its share of it.
 const CONNTRACK: u32 = 1 << 20;
-/// Words of headers that the wrapper puts back.
-const WORDS: usize = 14;
+/// Words of headers that the wrapper puts back, and its settings (`setting` of the benchmark's programs).
+const WORDS: usize = 18;
 /// Bytes of payload behind the headers.
 const PAYLOAD: usize = 64;
 /// `struct __sk_buff` as of Linux 5.10, and its field `ingress_ifindex`.
@@ -38,12 +38,13 @@ struct Row {
     kind: Kind,
     /// A power of two.
     flows: u32,
+    source: End,
     destination: End,
     transport: Transport,
     /// What becomes of each packet, in a row of the dataplane.
     verdict: Verdict,
-    /// In a conntrack with 64 k connections of two services, more than a node has by default.
-    full: bool,
+    tables: Tables,
+    mark: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,11 +53,22 @@ enum Kind {
     XdpLookup,
     TcPass,
     TcLookup,
-    FromContainer,
-    ToNetdev,
+    /// The packet comes through a tunnel.
+    Tunnelled,
+    Hook(Hook),
     /// Of flows that are not in conntrack, each once.
-    NewFromContainer,
-    NewToNetdev,
+    New(Hook),
+}
+
+/// What is in the maps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    /// A connection of each kind, and conntrack as nodes have it.
+    Quiet,
+    /// The same of IPv6.
+    QuietV6,
+    /// 64 k connections of two services, more than a node has by default.
+    Full,
 }
 
 const ONE: u32 = 1;
@@ -70,55 +82,109 @@ const NEW_VIP: End = ([10, 96, 0, 12], 80);
 const NEW_SERVICE: u32 = 7;
 const NEW_BACKEND: u32 = 14;
 const NEW_END: End = (REMOTE, 8081);
+const POD: End = (CLIENT, 0);
 const DIRECT: End = (SERVER, 8080);
 /// Where no service leads: the answers to it are nobody else's.
 const DIRECT_NEW: End = (SERVER, 9090);
 const DIRECT_REMOTE: End = (REMOTE, 8080);
 const WEB: End = (OUTSIDE, 443);
+/// The node, with the port under which a pod's flow to [`WEB`] goes out, and with one of its own.
+const HIDDEN: End = (HOST, 4096);
+const NODE: End = (HOST, 22);
+/// The pod's end of that flow.
+const HIDDEN_POD: End = (CLIENT, 1);
 const DATA: Transport = Transport::Tcp(ACK);
 const OPEN: Transport = Transport::Tcp(SYN);
+const SENT: Kind = Kind::Hook(Hook::FromContainer);
 
 #[rustfmt::skip]
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 32] = [
     Row::new("xdp_pass", Kind::XdpPass, ONE, DIRECT, DATA),
     Row::new("xdp_parse_lookup", Kind::XdpLookup, ONE, DIRECT, DATA),
     Row::new("tc_pass", Kind::TcPass, ONE, DIRECT, DATA),
     Row::new("tc_parse_lookup", Kind::TcLookup, ONE, DIRECT, DATA),
-    Row::new("pod_egress_direct", Kind::FromContainer, ONE, DIRECT, DATA),
-    Row::new("pod_egress_direct_4k", Kind::FromContainer, MANY, DIRECT, DATA),
-    Row::new("pod_egress_direct_64k", Kind::FromContainer, MASS, DIRECT, DATA),
-    Row::new("pod_egress_direct_64k_full", Kind::FromContainer, MASS, DIRECT, DATA).full(),
-    Row::new("pod_egress_direct_remote", Kind::FromContainer, ONE, DIRECT_REMOTE, DATA).to(Verdict::Overlay),
-    Row::new("pod_egress_direct_syn", Kind::FromContainer, ONE, DIRECT_NEW, OPEN),
-    Row::new("pod_egress_service", Kind::FromContainer, ONE, VIP, DATA),
-    Row::new("pod_egress_service_4k", Kind::FromContainer, MANY, VIP, DATA).full(),
-    Row::new("pod_egress_service_64k", Kind::FromContainer, MASS, VIP, DATA).full(),
-    Row::new("pod_egress_service_udp", Kind::FromContainer, ONE, VIP, Transport::Udp),
-    Row::new("pod_egress_service_remote", Kind::FromContainer, ONE, FAR_VIP, DATA).to(Verdict::Overlay),
-    Row::new("pod_egress_service_remote_64k", Kind::FromContainer, MASS, FAR_VIP, DATA).full().to(Verdict::Overlay),
-    Row::new("pod_egress_service_new", Kind::NewFromContainer, NEW, NEW_VIP, OPEN).full().to(Verdict::Overlay),
-    Row::new("pod_egress_service_unknown", Kind::NewFromContainer, NEW, NEW_VIP, DATA).full().to(Verdict::Overlay),
-    Row::new("masquerade", Kind::ToNetdev, ONE, WEB, DATA).to(Verdict::Masqueraded),
-    Row::new("masquerade_new", Kind::NewToNetdev, NEW, WEB, OPEN).full().to(Verdict::Masqueraded),
+    Row::new("tc_tunnel_key", Kind::Tunnelled, ONE, DIRECT, DATA),
+    Row::new("pod_egress_direct", SENT, ONE, DIRECT, DATA),
+    Row::new("pod_egress_direct_v6", SENT, ONE, DIRECT, DATA).in_v6(),
+    Row::new("pod_egress_direct_4k", SENT, MANY, DIRECT, DATA),
+    Row::new("pod_egress_direct_64k", SENT, MASS, DIRECT, DATA),
+    Row::new("pod_egress_direct_64k_full", SENT, MASS, DIRECT, DATA).full(),
+    Row::new("pod_egress_direct_remote", SENT, ONE, DIRECT_REMOTE, DATA).meets(Verdict::Overlay),
+    Row::new("pod_egress_direct_remote_v6", SENT, ONE, DIRECT_REMOTE, DATA).meets(Verdict::Overlay).in_v6(),
+    Row::new("pod_egress_direct_syn", SENT, ONE, DIRECT_NEW, OPEN),
+    Row::new("pod_egress_service", SENT, ONE, VIP, DATA),
+    Row::new("pod_egress_service_v6", SENT, ONE, VIP, DATA).in_v6(),
+    Row::new("pod_egress_service_4k", SENT, MANY, VIP, DATA).full(),
+    Row::new("pod_egress_service_64k", SENT, MASS, VIP, DATA).full(),
+    Row::new("pod_egress_service_udp", SENT, ONE, VIP, Transport::Udp),
+    Row::new("pod_egress_service_remote", SENT, ONE, FAR_VIP, DATA).meets(Verdict::Overlay),
+    Row::new("pod_egress_service_remote_64k", SENT, MASS, FAR_VIP, DATA).meets(Verdict::Overlay).full(),
+    Row::new("pod_egress_service_new", Kind::New(Hook::FromContainer), NEW, NEW_VIP, OPEN).meets(Verdict::Overlay).full(),
+    Row::new("pod_egress_service_unknown", Kind::New(Hook::FromContainer), NEW, NEW_VIP, DATA).meets(Verdict::Overlay).full(),
+    Row::new("overlay_ingress", Kind::Hook(Hook::FromOverlay), ONE, DIRECT, DATA).from(DIRECT_REMOTE),
+    Row::new("overlay_ingress_reply", Kind::Hook(Hook::FromOverlay), ONE, POD, DATA).from(FAR_END),
+    Row::new("overlay_egress", Kind::Hook(Hook::ToOverlay), ONE, DIRECT_REMOTE, DATA).meets(Verdict::Encapsulated).marked(),
+    Row::new("overlay_egress_of_node", Kind::Hook(Hook::ToOverlay), ONE, DIRECT_REMOTE, DATA).from((GATEWAY, 9)).meets(Verdict::Encapsulated),
+    Row::new("pod_ingress_from_node", Kind::Hook(Hook::ToContainer), ONE, POD, DATA).from(NODE).meets(Verdict::Untouched),
+    Row::new("pod_ingress_from_node_reply", Kind::Hook(Hook::ToContainer), ONE, POD, DATA).from(HOST_END).meets(Verdict::Translated),
+    Row::new("masquerade", Kind::Hook(Hook::ToNetdev), ONE, WEB, DATA).from(HIDDEN_POD).meets(Verdict::Masqueraded),
+    Row::new("masquerade_reply", Kind::Hook(Hook::FromNetdev), ONE, HIDDEN, DATA).from(WEB),
+    Row::new("masquerade_new", Kind::New(Hook::ToNetdev), NEW, WEB, OPEN).meets(Verdict::Masqueraded).full(),
+    Row::new("node_ingress", Kind::Hook(Hook::FromNetdev), ONE, NODE, DATA).from(WEB).meets(Verdict::Untouched),
 ];
 
 impl Row {
     const fn new(name: &'static str, kind: Kind, flows: u32, destination: End, transport: Transport) -> Self {
-        Self { name, kind, flows, destination, transport, verdict: Verdict::Pod, full: false }
+        let (source, verdict, tables) = (POD, Verdict::Pod, Tables::Quiet);
+        Self { name, kind, flows, source, destination, transport, verdict, tables, mark: 0 }
     }
 
-    const fn to(self, verdict: Verdict) -> Self {
+    const fn from(self, source: End) -> Self {
+        Self { source, ..self }
+    }
+
+    const fn meets(self, verdict: Verdict) -> Self {
         Self { verdict, ..self }
     }
 
     const fn full(self) -> Self {
-        Self { full: true, ..self }
+        Self { tables: Tables::Full, ..self }
+    }
+
+    const fn in_v6(self) -> Self {
+        Self { tables: Tables::QuietV6, ..self }
+    }
+
+    /// With the mark of a packet that has its tunnel key.
+    const fn marked(self) -> Self {
+        Self { mark: ENCAPSULATED_MARK, ..self }
+    }
+
+    /// The packet, in its tables' family.
+    fn frame(&self) -> Vec<u8> {
+        let frame = Frame::tcp(self.source, self.destination, ACK);
+        let frame = Frame { payload: vec![0; PAYLOAD], transport: self.transport, ..frame };
+        if self.is_v6() { over_ipv6(|| frame.bytes()) } else { frame.bytes() }
+    }
+
+    fn is_v6(&self) -> bool {
+        self.tables == Tables::QuietV6
+    }
+
+    /// What the wrapper does to each packet.
+    fn settings(&self) -> [u32; WORDS] {
+        let arrives = matches!(self.kind, Kind::Tunnelled | Kind::Hook(Hook::FromOverlay));
+        let tunnel = if arrives { u32::from_be_bytes(NODE_2_TUNNEL) } else { 0 };
+        let mut settings = [0; WORDS];
+        settings[..5].copy_from_slice(&[self.flows - 1, self.is_v6().into(), self.mark, tunnel, VNI]);
+        settings
     }
 }
 
 /// The loaded programs.
 pub struct Rows {
     quiet: Dataplane,
+    quiet_v6: Dataplane,
     full: Dataplane,
     baseline: Ebpf,
     xdp: ProgramArray<MapData>,
@@ -141,6 +207,7 @@ impl Rows {
         table.insert(v4_mapped(DIRECT.0), 1, 0).unwrap();
         Self {
             quiet: filled(FLOWS, 1),
+            quiet_v6: over_ipv6(|| filled(FLOWS, 1)),
             full: filled(CONNTRACK, MASS),
             xdp: baseline.take_map("XDP_UNDER_TEST").unwrap().try_into().unwrap(),
             tc: baseline.take_map("TC_UNDER_TEST").unwrap().try_into().unwrap(),
@@ -156,47 +223,27 @@ impl Rows {
     /// Runs a row's program; ns of CPU time for one packet.
     pub fn run(&mut self, index: usize, repeat: u32) -> f64 {
         let row = &ROWS[index];
-        let base = Frame::tcp((CLIENT, 0), row.destination, ACK);
-        let frame = Frame { payload: vec![0; PAYLOAD], transport: row.transport, ..base.clone() }.bytes();
-        self.restore(&frame, row.flows);
-        match row.kind {
-            Kind::XdpPass => self.run_xdp("xdp_pass", &frame, repeat),
-            Kind::XdpLookup => self.run_xdp("xdp_parse_lookup", &frame, repeat),
-            Kind::TcPass => self.run_baseline("tc_pass", &frame, repeat),
-            Kind::TcLookup => self.run_baseline("tc_parse_lookup", &frame, repeat),
-            Kind::FromContainer => self.run_dataplane(index, Hook::FromContainer, &frame, repeat),
-            Kind::ToNetdev => {
-                // Only what opens a connection is masqueraded without an entry.
-                let first = Frame { payload: vec![0; PAYLOAD], transport: OPEN, ..base }.bytes();
-                self.restore(&first, row.flows);
-                self.run_dataplane(index, Hook::ToNetdev, &first, 1);
-                self.restore(&frame, row.flows);
-                self.run_dataplane(index, Hook::ToNetdev, &frame, repeat)
-            }
-            Kind::NewFromContainer => {
-                let time = self.run_dataplane(index, Hook::FromContainer, &frame, row.flows);
-                self.full.forget((0..row.flows as u16).flat_map(opened));
-                time
-            }
-            Kind::NewToNetdev => {
-                let time = self.run_dataplane(index, Hook::ToNetdev, &frame, row.flows);
-                // The row of established flows has one of these, and finds it gone: its first packet opens it again.
-                let outside = |tuple: &Tuple| tuple.direction == direction::OUTSIDE;
-                let known: Vec<Tuple> = self.full.flows().into_keys().filter(outside).collect();
-                self.full.forget(known);
-                time
-            }
-        }
-    }
-
-    /// Says what the wrapper puts back before each run.
-    fn restore(&mut self, frame: &[u8], flows: u32) {
+        let frame = row.frame();
         let mut headers = [0; WORDS];
         for (word, bytes) in headers.iter_mut().zip(frame.chunks_exact(4)) {
             *word = u32::from_ne_bytes(bytes.try_into().unwrap());
         }
         self.template.set(0, headers, 0).unwrap();
-        self.template.set(1, [flows - 1; WORDS], 0).unwrap();
+        self.template.set(1, row.settings(), 0).unwrap();
+        match row.kind {
+            Kind::XdpPass => self.run_xdp("xdp_pass", &frame, repeat),
+            Kind::XdpLookup => self.run_xdp("xdp_parse_lookup", &frame, repeat),
+            Kind::TcPass | Kind::Tunnelled => self.run_baseline("tc_pass", &frame, repeat),
+            Kind::TcLookup => self.run_baseline("tc_parse_lookup", &frame, repeat),
+            Kind::Hook(hook) => self.run_dataplane(index, hook, &frame, repeat),
+            Kind::New(hook) => {
+                let time = self.run_dataplane(index, hook, &frame, row.flows);
+                let outside = |tuple: &Tuple| tuple.direction == direction::OUTSIDE;
+                let outside: Vec<Tuple> = self.full.flows().into_keys().filter(outside).collect();
+                self.full.forget((0..row.flows as u16).flat_map(opened).chain(outside));
+                time
+            }
+        }
     }
 
     fn run_dataplane(&mut self, index: usize, hook: Hook, frame: &[u8], repeat: u32) -> f64 {
@@ -215,7 +262,11 @@ impl Rows {
     }
 
     fn dataplane(&self, index: usize) -> &Dataplane {
-        if ROWS[index].full { &self.full } else { &self.quiet }
+        match ROWS[index].tables {
+            Tables::Quiet => &self.quiet,
+            Tables::QuietV6 => &self.quiet_v6,
+            Tables::Full => &self.full,
+        }
     }
 
     fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
@@ -247,7 +298,7 @@ impl Rows {
     }
 }
 
-/// A service on each kind of backend, with `connections` established ones each.
+/// A service on each kind of backend, with `connections` established ones each, and a masqueraded flow.
 fn filled(flows: u32, connections: u32) -> Dataplane {
     let mut world = World::serving(&[LOCAL]);
     world.also_udp();
@@ -259,14 +310,14 @@ fn filled(flows: u32, connections: u32) -> Dataplane {
     world.backends.push((NEW_BACKEND, Backend { port: NEW_END.1.to_be_bytes(), ..far }));
     let config = Config {
         node_v4: HOST,
-        ports_first: 4096,
+        ports_first: HIDDEN.1,
         ports_count: 60_000,
         features: config().features | features::MASQUERADE,
         ..config()
     };
     let mut dataplane = Dataplane::load(&config, flows);
     dataplane.fill(&world, 0);
-    let datagrams = connection((CLIENT, 0), LOCAL, LOCAL_END, 1).map(|(tuple, flow)| {
+    let datagrams = connection(POD, LOCAL, LOCAL_END, 1).map(|(tuple, flow)| {
         let tuple = Tuple { protocol: protocol::UDP, ..tuple };
         (tuple, Flow { tag: tuple.hash(), ..flow })
     });
@@ -274,9 +325,14 @@ fn filled(flows: u32, connections: u32) -> Dataplane {
     for port in (0..connections).map(|port| port as u16) {
         dataplane.add_flows(&connection((CLIENT, port), LOCAL, LOCAL_END, 1));
         let (mut tuple, mut flow) = forward((CLIENT, port), FAR, 1);
-        tuple.destination = v4_mapped(FAR_VIP.0);
+        tuple.destination = address(FAR_VIP.0);
         flow.tag = tuple.hash();
         dataplane.add_flows(&[(tuple, flow), reply((CLIENT, port), FAR_VIP, FAR, FAR_END, 1)]);
+    }
+    if connections == 1 {
+        dataplane.add_flows(&[reply(POD, VIP, HOST_NETWORK, HOST_END, 1)]);
+        let leaving = Tuple { direction: direction::OUTSIDE, ..tuple(HIDDEN_POD, WEB) };
+        dataplane.add_flows(&masqueraded(leaving, address(HOST), HIDDEN.1));
     }
     dataplane
 }
