@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use diolkos_abi::address::protocol;
 use diolkos_abi::service::{
     Backend, FrontendKey, MemberKey, SLOTS_PER_SERVICE, backend_state, frontend_parts, row_parts,
 };
@@ -80,6 +81,8 @@ impl Planner {
                 self.backends.unname(*key, false, now);
             }
         }
+        // The slices ceased to name them while nobody looked.
+        self.backends.end_orphans(|key| key.protocol != protocol::TCP, now);
         ordered(steps)
     }
 }

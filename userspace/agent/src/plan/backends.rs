@@ -175,10 +175,10 @@ impl Backends {
         self.orphans.iter().map(|(_, key)| &key.address)
     }
 
-    /// Orphans whose pods are known to be gone are due now.
-    pub(super) fn end_orphans(&mut self, is_gone: impl Fn(&Address) -> bool, now: Duration) {
-        let gone: Vec<_> = self.orphans.iter().filter(|(_, key)| is_gone(&key.address)).copied().collect();
-        for (until, key) in gone {
+    /// Orphans of whom nothing is left to wait for are due now.
+    pub(super) fn end_orphans(&mut self, is_over: impl Fn(&BackendKey) -> bool, now: Duration) {
+        let over: Vec<_> = self.orphans.iter().filter(|(_, key)| is_over(key)).copied().collect();
+        for (until, key) in over {
             self.orphans.remove(&(until, key));
             self.orphan(key, now);
         }

@@ -132,7 +132,7 @@ impl Planner {
 
     /// Says which of those addresses have no pod any more: the next housekeeping ends their backends.
     pub fn end_orphans(&mut self, is_gone: impl Fn(&Address) -> bool, now: Duration) {
-        self.backends.end_orphans(is_gone, now);
+        self.backends.end_orphans(|key| is_gone(&key.address), now);
     }
 
     /// Ends what is due. To be carried out before the next plan.

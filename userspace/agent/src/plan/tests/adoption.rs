@@ -102,5 +102,34 @@ fn a_freed_backend_id_comes_back_with_a_higher_generation_even_after_a_restart()
     assert_eq!(world.model.backend(1).generation, 2);
 }
 
+#[test]
+fn datagrams_leave_a_backend_that_no_slice_names_though_no_agent_saw_it_go() {
+    let of = |protocol, number| {
+        let (key, desired) = port(0, 80, [number]);
+        let row = desired.row.into_iter().map(|(key, node)| (BackendKey { protocol, ..key }, node)).collect();
+        (PortKey { protocol, ..key }, DesiredPort { frontends: Vec::new(), row, ..DesiredPort::default() })
+    };
+    let both = || [of(protocol::TCP, 1), of(protocol::UDP, 1)];
+    let draining = both().map(|(key, desired)| {
+        let draining = desired.row.into_keys().map(|key| (key, false)).collect();
+        (key, DesiredPort { draining, ..DesiredPort::default() })
+    });
+    let mut world = World::new(SMALL);
+    for ports in [both(), draining.clone()] {
+        world.start(&[(service_name(0), service(ports))].into(), &BTreeMap::new());
+    }
+    let states = |world: &World| {
+        let of = |protocol| (1..4).map(|id| world.model.backend(id)).find(|backend| backend.protocol == protocol);
+        [protocol::TCP, protocol::UDP].map(|protocol| of(protocol).unwrap().state)
+    };
+    let mut world = World::over(world.model);
+    world.start(&[(service_name(0), service(draining))].into(), &BTreeMap::new());
+    assert_eq!(states(&world), [backend_state::ALIVE; 2], "both drain");
+    let none = both().map(|(key, _)| (key, DesiredPort::default()));
+    let mut world = World::over(world.model);
+    world.start(&[(service_name(0), service(none))].into(), &BTreeMap::new());
+    assert_eq!(states(&world), [backend_state::ALIVE, backend_state::DEAD], "connections stay, datagrams move");
+}
+
 /// One backend only: id 0 is never given out.
 const SMALL_BACKENDS: Capacities = Capacities { backends: 2, ..SMALL };
