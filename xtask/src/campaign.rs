@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let figures: Value = serde_json::from_str(&read(&figures)?).unwrap_or_default();
     let result = json!({
         "campaign": campaign.name, "test": format!("{}::{}", campaign.binary, campaign.test), "commit": commit,
-        "kernel": read(Path::new("/proc/sys/kernel/osrelease"))?.trim(), "size": size, "unit": campaign.unit,
+        "kernel": kernel()?, "size": size, "unit": campaign.unit,
         "seed": seed, "seconds": seconds, "passed": ran.is_ok() && figures.is_object(), "figures": figures,
     });
     write(&file, &format!("{result:#}\n"))?;
@@ -145,6 +145,12 @@ fn command(campaign: &Campaign, executable: &Path, size: u64, seed: u64, figures
     command.env(campaign.size_variable, size.to_string()).env(campaign.seed_variable, seed.to_string());
     command.env(FIGURES, figures);
     Ok(command)
+}
+
+/// The version alone: what follows names a build.
+fn kernel() -> Result<String> {
+    let release = read(Path::new("/proc/sys/kernel/osrelease"))?;
+    Ok(release.split(['-', '+']).next().unwrap_or_default().trim().to_owned())
 }
 
 fn from_clock() -> u64 {
