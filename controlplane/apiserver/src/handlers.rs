@@ -29,7 +29,7 @@ use crate::addresses::ServiceAddresses;
 use crate::admission::{Write, node_restriction};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
-use crate::stack::{Attributes, Authorizer, Record, User};
+use crate::stack::{Attributes, Authorizer, Record, User, Users};
 use crate::tokens::Tokens;
 
 pub(crate) use list::Listing;
@@ -46,6 +46,7 @@ pub(crate) struct Handlers {
     pub turns: Turns,
     pub authorizer: Authorizer,
     pub tokens: Tokens,
+    pub users: Users,
     pub metrics: Metrics,
     /// HOST:PORT under which clients reach this server, as discovery tells it.
     pub public_address: Arc<str>,
@@ -167,8 +168,7 @@ impl Handlers {
         key: &wire::Key,
     ) -> Result<(), Failure> {
         let attributes = attributes(verb, key);
-        caller.record.note(&attributes);
-        self.authorizer.authorize(&caller.user, &attributes)
+        self.authorizer.authorize(&caller.user, &attributes, &caller.record)
     }
 
     fn allowed(
@@ -179,8 +179,7 @@ impl Handlers {
         key: wire::Key,
         named: bool,
     ) -> Result<Target, Failure> {
-        caller.record.note(&attributes);
-        self.authorizer.authorize(&caller.user, &attributes)?;
+        self.authorizer.authorize(&caller.user, &attributes, &caller.record)?;
         let kind = self.registry.find(&key.group, &key.version, &key.plural).ok_or_else(Failure::no_such_resource)?;
         check_verb(&kind, &key.subresource, verb)?;
         if named && key.name.is_empty() {

@@ -33,9 +33,10 @@ use handlers::{Handlers, Turns};
 use metrics::Metrics;
 use pki::Pki;
 use serve::{Shutdown, Stop};
-use stack::{Authenticator, Authorizer, Limits};
+use stack::{Audit, Authenticator, Authorizer, Layers, Limits, Users};
 use tokens::Tokens;
 
+pub use stack::{AuditOptions, UserLimits};
 pub use tokens::{DEFAULT_ISSUER, TokenOptions};
 
 /// How long the first fill of the cache may take before the server gives up starting.
@@ -69,6 +70,10 @@ pub struct Security {
     pub account_keys: Vec<(String, String)>,
     /// Requests without certificate and token are those of `system:anonymous` instead of nobody's.
     pub anonymous: bool,
+    /// The audit log, if there is to be one.
+    pub audit: Option<AuditOptions>,
+    /// What one user may have.
+    pub limits: UserLimits,
 }
 
 /// Where the objects rest.
@@ -193,6 +198,8 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     let tokens = Tokens::new(cache.clone(), &keys, &settings.security.tokens, metrics.clone())
         .context("cannot use the keys of the service accounts")?;
     let authenticator = Authenticator::new(tokens.clone(), settings.security.anonymous, metrics.clone());
+    let audit = Audit::open(settings.security.audit, &metrics)?;
+    let users = Users::new(settings.security.limits, metrics.clone());
     let handlers = Handlers {
         store,
         cache: cache.clone(),
@@ -201,18 +208,15 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
         turns: Turns::new(),
         authorizer: authorizer.clone(),
         tokens,
+        users: users.clone(),
         metrics: metrics.clone(),
         public_address: bootstrap::public_address(advertised),
     };
     bootstrap::begin(&handlers, advertised).await.context("cannot make the cluster's own objects")?;
     let follower = authorizer.follow(&cache).await.context("cannot read the roles")?;
     let grpc = tonic::service::Routes::new(grpc::service(handlers.clone())).into_axum_router();
-    let router = stack::wrap(
-        grpc.fallback_service(rest::routes(handlers.clone())),
-        authenticator,
-        Limits::new(metrics),
-        authorizer,
-    );
+    let layers = Layers { audit, authenticator, limits: Limits::new(users, metrics), authorizer };
+    let router = stack::wrap(grpc.fallback_service(rest::routes(handlers.clone())), layers);
     let (stop, shutdown) = Shutdown::new();
     let tasks = vec![
         tokio::spawn(serve::serve(listener, tls, router, shutdown.clone())),

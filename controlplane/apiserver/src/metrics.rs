@@ -10,10 +10,16 @@ use crate::cache::Cache;
 #[derive(Clone, Default)]
 pub(crate) struct Metrics(Arc<Counters>);
 
+/// What a user may have too much of.
+const USER_LIMITS: [&str; 4] = ["in-flight", "rate", "lists", "watches"];
+
 #[derive(Default)]
 struct Counters {
     requests: AtomicU64,
     refused_for_load: AtomicU64,
+    refused_bodies: AtomicU64,
+    refused_users: [AtomicU64; USER_LIMITS.len()],
+    audit_lost: AtomicU64,
     write_conflicts: AtomicU64,
     unauthenticated: AtomicU64,
     tokens_issued: AtomicU64,
@@ -30,6 +36,23 @@ impl Metrics {
 
     pub(crate) fn refused_for_load(&self) {
         self.0.refused_for_load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A body was larger than is taken.
+    pub(crate) fn refused_body(&self) {
+        self.0.refused_bodies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A user had reached one of [`USER_LIMITS`].
+    pub(crate) fn refused_user(&self, limit: &str) {
+        if let Some(index) = USER_LIMITS.iter().position(|name| *name == limit) {
+            self.0.refused_users[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A line of the audit log was not written.
+    pub(crate) fn audit_lost(&self) {
+        self.0.audit_lost.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Another writer was first, and the write began anew.
@@ -84,6 +107,18 @@ impl Metrics {
             read(&counters.refused_for_load),
         );
         line(
+            "diolkos_apiserver_refused_bodies_total",
+            "counter",
+            "Requests refused because their body is too large.",
+            read(&counters.refused_bodies),
+        );
+        line(
+            "diolkos_apiserver_lost_audit_lines_total",
+            "counter",
+            "Lines of the audit log that could not be written.",
+            read(&counters.audit_lost),
+        );
+        line(
             "diolkos_apiserver_write_conflicts_total",
             "counter",
             "Writes that began anew because another writer was first.",
@@ -126,7 +161,19 @@ impl Metrics {
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
             line(&format!("diolkos_{name}"), kind, help, value.to_string());
         }
+        text.push_str(&self.limited());
         text
+    }
+
+    /// What users were refused, by the limit they had reached.
+    fn limited(&self) -> String {
+        let name = "diolkos_apiserver_limited_requests_total";
+        let refused = USER_LIMITS.iter().zip(&self.0.refused_users);
+        let rows: Vec<String> = refused
+            .map(|(limit, counter)| format!("{name}{{limit=\"{limit}\"}} {}\n", counter.load(Ordering::Relaxed)))
+            .collect();
+        let help = "Requests refused because their user has or asks too much, by what.";
+        format!("# HELP {name} {help}\n# TYPE {name} counter\n{}", rows.concat())
     }
 }
 

@@ -58,6 +58,7 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
             let limited = Limited::new(body, MAX_BODY_BYTES);
             let body = limited.collect().await.map_err(|cause| {
                 if cause.is::<LengthLimitError>() {
+                    handlers.metrics.refused_body();
                     Failure::payload_too_large(MAX_BODY_BYTES)
                 } else {
                     Failure::bad_request(format!("the body of the request broke off: {cause}"))
@@ -70,8 +71,7 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
         other => {
             let verb = parts.method.as_str().to_ascii_lowercase();
             let attributes = Attributes::of_path(verb, parts.uri.path());
-            caller.record.note(&attributes);
-            handlers.authorizer.authorize(&caller.user, &attributes)?;
+            handlers.authorizer.authorize(&caller.user, &attributes, &caller.record)?;
             if parts.method != Method::GET {
                 return Err(Failure::method_not_allowed());
             }

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,9 +68,13 @@ impl Stop {
     }
 }
 
-/// Who is on the other side of a connection: the user of its client certificate, if it showed one.
+/// Who is on the other side of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer(pub Option<User>);
+pub(crate) struct Peer {
+    /// The user of its client certificate, if it showed one.
+    pub user: Option<User>,
+    pub address: IpAddr,
+}
 
 /// TLS with the server's certificate. Client certificates are optional; one that another authority signed, or that
 /// has expired, ends the handshake.
@@ -110,7 +115,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: rustls::ServerConfig, rout
         };
         match accepted {
             Ok((stream, address)) => {
-                let connection = connection(stream, acceptor.clone(), router.clone(), shutdown.clone());
+                let connection = connection(stream, address.ip(), acceptor.clone(), router.clone(), shutdown.clone());
                 connections.spawn(async move {
                     let _place = place;
                     if let Err(cause) = connection.await {
@@ -133,6 +138,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: rustls::ServerConfig, rout
 
 async fn connection(
     stream: TcpStream,
+    address: IpAddr,
     acceptor: TlsAcceptor,
     router: Router,
     shutdown: Shutdown,
@@ -141,10 +147,11 @@ async fn connection(
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
-    let peer = Peer(match stream.get_ref().1.peer_certificates() {
+    let user = match stream.get_ref().1.peer_certificates() {
         Some([certificate, ..]) => Some(User::from_certificate(certificate)?),
         _ => None,
-    });
+    };
+    let peer = Peer { user, address };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         answer(router.clone(), request.map(Body::new))

@@ -8,24 +8,35 @@ mod impersonation;
 mod limits;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use diolkos_api::status::Failure;
 use http::{HeaderValue, Request, StatusCode, header};
 
-pub(crate) use audit::Record;
+pub use audit::AuditOptions;
+pub(crate) use audit::{Audit, Record};
 pub(crate) use authentication::{AUTHENTICATED, Authenticator, UNAUTHENTICATED, User};
 pub(crate) use authorization::{Attributes, Authorizer};
 pub(crate) use impersonation::account_groups;
-pub(crate) use limits::{Limits, MAX_BODY_BYTES};
+pub use limits::UserLimits;
+pub(crate) use limits::{Limits, MAX_BODY_BYTES, Users, What};
 
-/// Wraps the routes: the first layer a request meets is authentication.
-pub(crate) fn wrap(routes: Router, authenticator: Authenticator, limits: Limits, authorizer: Authorizer) -> Router {
+/// What the layers need.
+pub(crate) struct Layers {
+    pub audit: Audit,
+    pub authenticator: Authenticator,
+    pub limits: Limits,
+    pub authorizer: Authorizer,
+}
+
+/// Wraps the routes. Audit stands around authentication, so that its log has those who were not let in, too.
+pub(crate) fn wrap(routes: Router, layers: Layers) -> Router {
+    let Layers { audit, authenticator, limits, authorizer } = layers;
     routes
         .layer(from_fn_with_state(authorizer, impersonation::layer))
         .layer(from_fn_with_state(limits, limits::layer))
-        .layer(from_fn(audit::layer))
         .layer(from_fn_with_state(authenticator, authentication::layer))
+        .layer(from_fn_with_state(audit, audit::layer))
 }
 
 /// Paths that tell how the server does; open to all.

@@ -48,6 +48,15 @@ pub(crate) struct ApiserverArgs {
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         action = clap::ArgAction::Set, value_name = "BOOL")]
     anonymous_auth: bool,
+    /// Writes a line of JSON for each request, as Kubernetes' audit events at the level Metadata.
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// The audit log is renamed when it has so many megabytes.
+    #[arg(long, default_value_t = 100, value_name = "MB")]
+    audit_log_maxsize: u64,
+    /// So many renamed files of the audit log are kept.
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    audit_log_maxbackup: usize,
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
@@ -97,6 +106,12 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
         tokens: diolkos_apiserver::TokenOptions { issuer: args.service_account_issuer, audiences: args.api_audiences },
         account_keys,
         anonymous: args.anonymous_auth,
+        audit: args.audit_log_path.map(|path| diolkos_apiserver::AuditOptions {
+            path,
+            max_bytes: args.audit_log_maxsize.max(1) << 20,
+            max_backups: args.audit_log_maxbackup,
+        }),
+        limits: diolkos_apiserver::UserLimits::default(),
     };
     diolkos_apiserver::run(diolkos_apiserver::Options {
         listen: args.listen,

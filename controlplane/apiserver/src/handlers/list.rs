@@ -10,6 +10,7 @@ use diolkos_store::{Range, StoreError};
 
 use super::{Caller, Handlers, Target, served_bytes, store_failure};
 use crate::cache::{CachedObject, Filter, Freshness, Object};
+use crate::stack::What;
 
 /// Entries that are read from the store at once when a selector may leave most of them out.
 const SELECTED_PAGE: usize = 500;
@@ -50,6 +51,7 @@ impl Handlers {
 
     pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {
         let target = self.collection(caller, "list", request.key.clone(), &request.field_selector)?;
+        let _place = self.users.open(&caller.user, What::Lists)?;
         let mut listing = self.list_stored(&target, request).await?;
         if target.served.is_converted() {
             for object in &mut listing.items {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::list::{freshness, parse_version, selection};
 use super::{Caller, Handlers, served_bytes};
 use crate::cache::{CacheEvent, CachedObject, Freshness, Start, WatchSpec};
+use crate::stack::What;
 
 /// A watch without `timeoutSeconds` ends after this, and up to twice as much: clients that began together do not come
 /// back together.
@@ -42,6 +43,7 @@ pub(crate) enum Event {
 impl Handlers {
     pub(crate) async fn watch(&self, caller: &Caller, request: wire::WatchRequest) -> Result<Events, Failure> {
         let target = self.collection(caller, "watch", request.key.clone(), &request.field_selector)?;
+        let place = self.users.open(&caller.user, What::Watches)?;
         let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
         let spec = WatchSpec {
             prefix: selection.prefix,
@@ -58,7 +60,7 @@ impl Handlers {
             }
             Err(failure) => return Err(failure),
         };
-        let open = self.metrics.watch();
+        let open = (self.metrics.watch(), place);
         let served = target.served;
         let events = watch.map(move |event| {
             // The gauge counts the watch for as long as this closure lives.

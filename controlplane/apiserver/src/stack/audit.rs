@@ -1,64 +1,205 @@
-//! One line for each request that changes something or was refused (target "audit"), one at debug level for the
-//! others. Never a body.
+//! The audit log: one line of JSON for each request, in the form of Kubernetes' `audit.k8s.io/v1` Event at the level
+//! Metadata: who asked what of which object, and what came of it. Never a body, a token or a header beside the agent's.
 
+mod file;
+
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header;
+use http::{HeaderValue, header};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::authorization::Decision;
 use super::{Attributes, User, is_grpc};
+use crate::metrics::Metrics;
+use crate::serve::Peer;
 
-/// Where the handler notes what was asked, for the line.
+pub use file::AuditOptions;
+
+/// Longest user agent that is kept, in bytes.
+const MAX_AGENT: usize = 1024;
+/// Longest path that is kept, in bytes.
+const MAX_URI: usize = 4096;
+
+/// Where the stack and the handlers note what was asked and decided, for the line.
 #[derive(Clone, Default)]
 pub(crate) struct Record(Arc<Notes>);
 
 #[derive(Default)]
 struct Notes {
     asked: OnceLock<Attributes>,
-    impersonated: OnceLock<String>,
+    user: OnceLock<User>,
+    impersonated: OnceLock<User>,
+    decision: OnceLock<Decision>,
 }
 
 impl Record {
+    // A second note of one request would be about the same thing: the first one stays.
     pub(crate) fn note(&self, attributes: &Attributes) {
-        // A second note of one request would be about the same thing.
         let _ = self.0.asked.set(attributes.clone());
     }
 
+    pub(super) fn authenticated(&self, user: &User) {
+        let _ = self.0.user.set(user.clone());
+    }
+
     /// The request goes on in the name of somebody else.
-    pub(crate) fn impersonated(&self, user: &User) {
-        let _ = self.0.impersonated.set(user.name.clone());
+    pub(super) fn impersonated(&self, user: &User) {
+        let _ = self.0.impersonated.set(user.clone());
+    }
+
+    pub(crate) fn decided(&self, decision: &Decision) {
+        let _ = self.0.decision.set(decision.clone());
     }
 }
 
-pub(super) async fn layer(mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let record = Record::default();
-    request.extensions_mut().insert(record.clone());
-    let user = request.extensions().get::<User>().map(|user| user.name.clone()).unwrap_or_default();
-    let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let protocol = if is_grpc(&request) { "grpc" } else { "rest" };
-    let id = Uuid::new_v4();
-    let response = next.run(request).await;
-    if let Some(asked) = record.0.asked.get() {
-        let impersonated = record.0.impersonated.get().map_or("", String::as_str);
-        let code = code_of(&response);
-        let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+/// The log, if the server keeps one.
+#[derive(Clone)]
+pub(crate) struct Audit {
+    file: Option<file::Sender>,
+}
+
+impl Audit {
+    /// Opens the file; an error says why it cannot be.
+    pub(crate) fn open(options: Option<AuditOptions>, metrics: &Metrics) -> anyhow::Result<Audit> {
+        let file = options.map(|options| file::open(options, metrics.clone())).transpose()?;
+        Ok(Audit { file })
+    }
+}
+
+pub(super) async fn layer(State(audit): State<Audit>, mut request: Request, next: Next) -> Response {
+    let line = Line::begin(&mut request);
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::from_str(&line.id) {
+        response.headers_mut().insert("audit-id", id);
+    }
+    line.trace(&response);
+    if let Some(file) = &audit.file
+        && !line.is_health
+    {
+        file.send(line.event(&response).to_string());
+    }
+    response
+}
+
+/// What is known of a request before it is answered.
+struct Line {
+    id: String,
+    record: Record,
+    received: Timestamp,
+    started: Instant,
+    uri: String,
+    method: String,
+    agent: String,
+    source: Option<IpAddr>,
+    grpc: bool,
+    is_health: bool,
+}
+
+impl Line {
+    fn begin(request: &mut Request) -> Line {
+        let record = Record::default();
+        request.extensions_mut().insert(record.clone());
+        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let uri = request.uri().path_and_query().map_or("", |uri| uri.as_str());
+        Line {
+            id: Uuid::new_v4().to_string(),
+            record,
+            received: diolkos_api::now(),
+            started: Instant::now(),
+            uri: uri[..uri.floor_char_boundary(MAX_URI)].to_owned(),
+            method: request.method().as_str().to_ascii_lowercase(),
+            agent: agent[..agent.floor_char_boundary(MAX_AGENT)].to_owned(),
+            source: request.extensions().get::<Peer>().map(|peer| peer.address),
+            grpc: is_grpc(request),
+            is_health: super::is_health(request.uri().path()),
+        }
+    }
+
+    /// For the log of the server: what changes something or was refused, the others at debug level.
+    fn trace(&self, response: &Response) {
+        let Some(asked) = self.record.0.asked.get() else { return };
+        let name = |user: &OnceLock<User>| user.get().map(|user| user.name.clone()).unwrap_or_default();
+        let (user, impersonated) = (name(&self.record.0.user), name(&self.record.0.impersonated));
+        let code = code_of(response);
+        let latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let protocol = if self.grpc { "grpc" } else { "rest" };
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    target: "audit", %id, user, impersonated, agent, protocol, verb = &*asked.verb, group = asked.group,
-                    resource = asked.resource, subresource = asked.subresource, namespace = asked.namespace,
-                    name = asked.name, path = asked.path, code, latency_us
+                    target: "audit", id = %self.id, user, impersonated, agent = self.agent, protocol,
+                    verb = &*asked.verb, group = asked.group, resource = asked.resource,
+                    subresource = asked.subresource, namespace = asked.namespace, name = asked.name,
+                    path = asked.path, code, latency_us
                 )
             };
         }
         if asked.is_read() && code < 400 { line!(debug) } else { line!(info) }
     }
-    response
+
+    fn event(&self, response: &Response) -> Value {
+        let notes = &self.record.0;
+        let asked = notes.asked.get();
+        let verb = asked.map_or(self.method.as_str(), |asked| &asked.verb);
+        // A watch goes on after this.
+        let stage = if verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
+        let code = code_of(response);
+        let mut event = json!({
+            "kind": "Event",
+            "apiVersion": "audit.k8s.io/v1",
+            "level": "Metadata",
+            "auditID": self.id,
+            "stage": stage,
+            "requestURI": self.uri,
+            "verb": verb,
+            "user": notes.user.get().map_or_else(|| json!({}), User::info),
+            "sourceIPs": self.source.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "userAgent": self.agent,
+            "responseStatus": {"metadata": {}, "code": code},
+            "requestReceivedTimestamp": micros(self.received),
+            "stageTimestamp": micros(diolkos_api::now()),
+        });
+        if code >= 400 {
+            event["responseStatus"]["status"] = "Failure".into();
+        }
+        if let Some(other) = notes.impersonated.get() {
+            event["impersonatedUser"] = other.info();
+        }
+        if let Some(asked) = asked.filter(|asked| !asked.resource.is_empty()) {
+            event["objectRef"] = reference(asked);
+        }
+        if let Some(decision) = notes.decision.get() {
+            let word = if decision.is_allowed() { "allow" } else { "forbid" };
+            event["annotations"] = json!({
+                "authorization.k8s.io/decision": word,
+                "authorization.k8s.io/reason": decision.reason(),
+            });
+        }
+        event
+    }
+}
+
+fn reference(asked: &Attributes) -> Value {
+    let fields = [
+        ("resource", &asked.resource),
+        ("namespace", &asked.namespace),
+        ("name", &asked.name),
+        ("apiGroup", &asked.group),
+        ("apiVersion", &asked.version),
+        ("subresource", &asked.subresource),
+    ];
+    let set = fields.into_iter().filter(|(_, value)| !value.is_empty());
+    Value::Object(set.map(|(name, value)| (name.to_owned(), value.clone().into())).collect())
+}
+
+fn micros(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 /// The HTTP code, which gRPC has as its own number in a header when the call failed before its first message.

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{is_grpc, is_health, refusal};
+use super::{Record, is_grpc, is_health, refusal};
 use crate::metrics::Metrics;
 use crate::pki::ADMIN_GROUP;
 use crate::serve::Peer;
@@ -130,7 +130,7 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 
 pub(super) async fn layer(State(authenticator): State<Authenticator>, mut request: Request, next: Next) -> Response {
     let token = bearer(request.headers());
-    let shown = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+    let shown = request.extensions().get::<Peer>().and_then(|peer| peer.user.clone());
     let path = request.uri().path().to_owned();
     let Some(user) = authenticator.user(token, shown, &path).await else {
         authenticator.metrics.unauthenticated();
@@ -138,6 +138,9 @@ pub(super) async fn layer(State(authenticator): State<Authenticator>, mut reques
     };
     // Nothing behind this needs it.
     request.headers_mut().remove(header::AUTHORIZATION);
+    if let Some(record) = request.extensions().get::<Record>() {
+        record.authenticated(&user);
+    }
     request.extensions_mut().insert(user);
     next.run(request).await
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use diolkos_api::status::{Failure, GroupResource};
 
-use super::User;
+use super::{Record, User};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::pki::ADMIN_GROUP;
@@ -106,9 +106,11 @@ impl Authorizer {
         }
     }
 
-    /// 403 with Kubernetes' message unless it is allowed.
-    pub(crate) fn authorize(&self, user: &User, asked: &Attributes) -> Result<(), Failure> {
+    /// 403 with Kubernetes' message unless it is allowed. Question and answer are noted for the audit log.
+    pub(crate) fn authorize(&self, user: &User, asked: &Attributes, record: &Record) -> Result<(), Failure> {
         let decision = self.decide(user, asked);
+        record.note(asked);
+        record.decided(&decision);
         if decision.is_allowed() {
             return Ok(());
         }

@@ -32,7 +32,8 @@ pub(super) async fn layer(State(authorizer): State<Authorizer>, mut request: Req
     }
     let grpc = is_grpc(&request);
     let Some(user) = request.extensions().get::<User>() else { return refusal(Failure::unauthorized(), grpc) };
-    let other = match impersonate(&authorizer, user, request.headers(), request.extensions().get::<Record>()) {
+    let record = request.extensions().get::<Record>().cloned().unwrap_or_default();
+    let other = match impersonate(&authorizer, user, request.headers(), &record) {
         Ok(other) => other,
         Err(failure) => return refusal(failure, grpc),
     };
@@ -46,19 +47,12 @@ pub(super) async fn layer(State(authorizer): State<Authorizer>, mut request: Req
 }
 
 /// Whom the headers name, once it is known that `user` may act as each part of it.
-fn impersonate(
-    authorizer: &Authorizer,
-    user: &User,
-    headers: &HeaderMap,
-    record: Option<&Record>,
-) -> Result<User, Failure> {
+fn impersonate(authorizer: &Authorizer, user: &User, headers: &HeaderMap, record: &Record) -> Result<User, Failure> {
     let mut other = named(headers)?;
     for asked in questions(&other) {
-        if let Err(failure) = authorizer.authorize(user, &asked) {
-            if let Some(record) = record {
-                record.note(&asked);
-            }
-            return Err(failure);
+        let decision = authorizer.decide(user, &asked);
+        if !decision.is_allowed() {
+            authorizer.authorize(user, &asked, record)?;
         }
     }
     if let Some((namespace, _)) = account(&other.name)
@@ -70,9 +64,7 @@ fn impersonate(
     if !other.is_in(common) {
         other.groups.push(common.to_owned());
     }
-    if let Some(record) = record {
-        record.impersonated(&other);
-    }
+    record.impersonated(&other);
     Ok(other)
 }
 

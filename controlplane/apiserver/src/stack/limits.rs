@@ -1,4 +1,7 @@
-//! How much is taken at once: requests in flight, bytes of a body, and time.
+//! How much is taken at once: requests in flight, bytes of a body, and time; and of one user, so that none of them takes
+//! all of it.
+
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +13,11 @@ use diolkos_api::status::Failure;
 use http::Method;
 use tokio::sync::Semaphore;
 
-use super::{is_grpc, is_health, refusal};
+use super::{User, is_grpc, is_health, refusal};
 use crate::metrics::Metrics;
+
+pub use users::UserLimits;
+pub(crate) use users::{Users, What};
 
 /// Largest body of a request, in bytes: twice what etcd takes for one value, as in Kubernetes.
 pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
@@ -29,13 +35,14 @@ pub(crate) struct Limits {
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     within: Duration,
+    users: Users,
     metrics: Metrics,
 }
 
 impl Limits {
-    pub(crate) fn new(metrics: Metrics) -> Limits {
+    pub(crate) fn new(users: Users, metrics: Metrics) -> Limits {
         let places = |count| Arc::new(Semaphore::new(count));
-        Limits { reads: places(MAX_READS), writes: places(MAX_WRITES), within: REQUEST_TIMEOUT, metrics }
+        Limits { reads: places(MAX_READS), writes: places(MAX_WRITES), within: REQUEST_TIMEOUT, users, metrics }
     }
 }
 
@@ -44,6 +51,11 @@ pub(super) async fn layer(State(limits): State<Limits>, request: Request, next: 
         return next.run(request).await;
     }
     let grpc = is_grpc(&request);
+    let _own = match request.extensions().get::<User>().map(|user| limits.users.request(user)) {
+        None => None,
+        Some(Ok(place)) => Some(place),
+        Some(Err(failure)) => return refusal(failure, grpc),
+    };
     let places = if is_write(&request, grpc) { &limits.writes } else { &limits.reads };
     let Ok(_place) = places.try_acquire() else {
         limits.metrics.refused_for_load();
@@ -76,7 +88,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_takes_too_long_gives_its_place_back() {
-        let limits = Limits { within: Duration::from_millis(10), ..Limits::new(Metrics::default()) };
+        let metrics = Metrics::default();
+        let users = Users::new(UserLimits::default(), metrics.clone());
+        let limits = Limits { within: Duration::from_millis(10), ..Limits::new(users, metrics) };
         let slow = |_: Request| async { std::future::pending::<Response>().await };
         let router = Router::new().fallback(slow).layer(from_fn_with_state(limits.clone(), layer));
         let answer = router.oneshot(Request::new(Body::empty())).await.unwrap();

@@ -12,6 +12,7 @@ mod escalation;
 mod failures;
 mod families;
 mod kinds;
+mod limits;
 mod nodes;
 mod rbac;
 mod tls;

@@ -62,16 +62,18 @@ fn masters_may_do_everything() {
         on("patch", "anything/status", "", ""),
         Attributes::of_path("get", "/metrics"),
     ] {
-        assert_eq!(authorizer(&[]).authorize(&admin, &asked), Ok(()));
+        assert_eq!(authorizer(&[]).authorize(&admin, &asked, &Record::default()), Ok(()));
     }
 }
 
 #[test]
 fn a_refusal_says_who_may_not_do_what() {
     let alice = user("alice", &[AUTHENTICATED]);
-    let failure = authorizer(&[]).authorize(&alice, &Attributes::of_path("get", "/metrics")).unwrap_err();
+    let failure =
+        authorizer(&[]).authorize(&alice, &Attributes::of_path("get", "/metrics"), &Record::default()).unwrap_err();
     assert_eq!(failure.to_string(), "forbidden: User \"alice\" cannot get path \"/metrics\"");
-    let failure = authorizer(&[]).authorize(&alice, &on("patch", "nodes/status", "", "n2")).unwrap_err();
+    let failure =
+        authorizer(&[]).authorize(&alice, &on("patch", "nodes/status", "", "n2"), &Record::default()).unwrap_err();
     assert_eq!(
         failure.to_string(),
         "nodes \"n2\" is forbidden: User \"alice\" cannot patch resource \"nodes/status\" in API group \"\" at the cluster scope"

@@ -1,0 +1,106 @@
+//! What is taken of one user, and what the audit log tells.
+
+use diolkos_api::client::ListOptions;
+use diolkos_apiserver::{AuditOptions, Security, UserLimits};
+use http::Method;
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::{Value, json};
+
+use crate::harness::{Lines, Server, config_map, eventually};
+use crate::rbac::{grant, rules};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn limited(limits: UserLimits) -> Security {
+    Security { limits, ..Security::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_too_many_watches_is_refused_and_others_are_not() {
+    let server = Server::secured(limited(UserLimits { watches: 2, ..UserLimits::default() })).await;
+    let all = || rules(&["list", "watch"], &[""], &["configmaps"]);
+    grant(&server, "alice", "alice", all()).await;
+    grant(&server, "bob", "bob", all()).await;
+    let (alice, bob) = (server.rest("alice", &[]), server.rest("bob", &[]));
+    let path = format!("{MAPS}?watch=1");
+    let held = [Lines::open(&alice, &path, "").await, Lines::open(&alice, &path, "").await];
+    let refused = alice.get(&path).await;
+    assert_eq!((refused.code.as_u16(), refused.json()["reason"].as_str()), (429, Some("TooManyRequests")));
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert!(refused.json()["message"].as_str().unwrap().contains("2 open watches"), "{}", refused.json());
+    let mut grpc = server.grpc("alice", &[]).raw();
+    let key = crate::harness::key("", "configmaps", "default", "");
+    let request = diolkos_api::wire::WatchRequest { key, ..Default::default() };
+    let failure = diolkos_api::status::Failure::from_grpc(grpc.watch(request).await.unwrap_err());
+    assert_eq!((failure.code(), failure.reason()), (429, "TooManyRequests"));
+    drop(Lines::open(&bob, &path, "").await);
+    assert_eq!(alice.get(MAPS).await.code, 200);
+    drop(held);
+    eventually("the places are given back", async || {
+        alice.open(Method::GET, &path, &[], "").await.unwrap().status() == 200
+    })
+    .await;
+    let metrics = server.admin_rest().get("/metrics").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(!text.contains("diolkos_apiserver_limited_requests_total{limit=\"watches\"} 0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_asks_too_fast_is_told_when_to_come_back() {
+    let server = Server::secured(limited(UserLimits { rate: 0.01, burst: 5.0, ..UserLimits::default() })).await;
+    let alice = server.rest("alice", &[]);
+    let mut codes = Vec::new();
+    for _ in 0..7 {
+        codes.push(alice.get("/version").await.code.as_u16());
+    }
+    assert_eq!(codes, [200, 200, 200, 200, 200, 429, 429]);
+    let failure = server.grpc("alice", &[]).api::<ConfigMap>(None).list(&ListOptions::default()).await.unwrap_err();
+    assert_eq!(failure.code(), 429);
+    assert_eq!(server.rest("bob", &[]).get("/version").await.code, 200);
+    assert_eq!(server.admin_rest().get("/version").await.code, 200);
+    assert_eq!(alice.get("/healthz").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_log_tells_of_each_request_and_of_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let audit = AuditOptions { path: path.clone(), max_bytes: 1 << 20, max_backups: 1 };
+    let server = Server::secured(Security { audit: Some(audit), ..Security::default() }).await;
+    let admin = server.admin_rest();
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"a": "hidden-word"}});
+    let made = admin.post("/api/v1/namespaces/default/secrets", &secret).await;
+    assert_eq!(made.code, 201, "{}", made.json());
+    let headers = [("impersonate-user", "bob"), ("user-agent", "tester/1"), ("content-type", "application/json")];
+    admin.send(Method::POST, MAPS, &headers, &config_map("m", "a", "b").to_string()).await;
+    let bearer = [("authorization", "Bearer hidden-token")];
+    server.rest_with(None).send(Method::GET, "/api/v1/namespaces", &bearer, "").await;
+    admin.get("/healthz").await;
+    let failure = server.grpc("alice", &[]).api::<ConfigMap>(None).list(&ListOptions::default()).await.unwrap_err();
+    assert_eq!(failure.code(), 403);
+
+    let mut events: Vec<Value> = Vec::new();
+    eventually("all lines are written", async || {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("hidden"), "{text}");
+        events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        events.len() == 4
+    })
+    .await;
+    let id = made.headers["audit-id"].to_str().unwrap();
+    let of_secret = events.iter().find(|event| event["auditID"] == id).unwrap();
+    assert_eq!((&of_secret["apiVersion"], &of_secret["kind"]), (&json!("audit.k8s.io/v1"), &json!("Event")));
+    assert_eq!(of_secret["objectRef"], json!({"resource": "secrets", "namespace": "default", "apiVersion": "v1"}));
+    assert_eq!((&of_secret["verb"], &of_secret["responseStatus"]["code"]), (&json!("create"), &json!(201)));
+    assert_eq!(of_secret["user"]["username"], "admin");
+    assert_eq!(of_secret["sourceIPs"], json!(["127.0.0.1"]));
+    assert_eq!(of_secret["annotations"]["authorization.k8s.io/decision"], "allow");
+    let of_bob = events.iter().find(|event| event["impersonatedUser"]["username"] == "bob").unwrap();
+    assert_eq!((&of_bob["user"]["username"], &of_bob["userAgent"]), (&json!("admin"), &json!("tester/1")));
+    assert_eq!(of_bob["annotations"]["authorization.k8s.io/decision"], "forbid");
+    let of_nobody = events.iter().find(|event| event["responseStatus"]["code"] == 401).unwrap();
+    assert_eq!((&of_nobody["requestURI"], &of_nobody["user"]), (&json!("/api/v1/namespaces"), &json!({})));
+    let of_alice = events.iter().find(|event| event["user"]["username"] == "alice").unwrap();
+    assert_eq!((&of_alice["verb"], &of_alice["responseStatus"]["code"]), (&json!("list"), &json!(403)));
+}
