@@ -106,18 +106,8 @@ impl Metrics {
             "Requests refused because too many were in flight.",
             read(&counters.refused_for_load),
         );
-        line(
-            "diolkos_apiserver_refused_bodies_total",
-            "counter",
-            "Requests refused because their body is too large.",
-            read(&counters.refused_bodies),
-        );
-        line(
-            "diolkos_apiserver_lost_audit_lines_total",
-            "counter",
-            "Lines of the audit log that could not be written.",
-            read(&counters.audit_lost),
-        );
+        line("diolkos_apiserver_refused_bodies_total", "counter", "Bodies too large.", read(&counters.refused_bodies));
+        line("diolkos_apiserver_lost_audit_lines_total", "counter", "Audit lines lost.", read(&counters.audit_lost));
         line(
             "diolkos_apiserver_write_conflicts_total",
             "counter",
