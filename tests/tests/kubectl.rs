@@ -163,6 +163,71 @@ fn everyday_commands_work() {
     assert_eq!(text(&taken.stderr), "Error from server (AlreadyExists): namespaces \"team\" already exists\n");
 }
 
+/// Each generator of `kubectl create` and what it answers.
+const GENERATORS: &[(&str, &str)] = &[
+    ("clusterrole reader --verb=get,list --resource=pods", "clusterrole.rbac.authorization.k8s.io/reader"),
+    (
+        "clusterrolebinding readers --clusterrole=reader --group=g",
+        "clusterrolebinding.rbac.authorization.k8s.io/readers",
+    ),
+    ("configmap settings --from-literal=a=1", "configmap/settings"),
+    ("deployment web --image=registry.local/web:1 --replicas=2", "deployment.apps/web"),
+    ("ingress front --rule=example.com/=web:80", "ingress.networking.k8s.io/front"),
+    ("job once --image=registry.local/job:1", "job.batch/once"),
+    ("namespace team", "namespace/team"),
+    ("priorityclass high --value=1000", "priorityclass.scheduling.k8s.io/high"),
+    ("quota limits --hard=pods=10", "resourcequota/limits"),
+    ("role editor --verb=update --resource=configmaps", "role.rbac.authorization.k8s.io/editor"),
+    ("rolebinding editors --role=editor --user=alice", "rolebinding.rbac.authorization.k8s.io/editors"),
+    ("secret generic keys --from-literal=k=v", "secret/keys"),
+    ("secret docker-registry pull --docker-username=u --docker-password=p", "secret/pull"),
+    ("service clusterip web --tcp=80:8080", "service/web"),
+    ("service externalname other --external-name=example.com", "service/other"),
+    ("service nodeport outside --tcp=80 --node-port=30080", "service/outside"),
+    ("serviceaccount robot", "serviceaccount/robot"),
+];
+
+#[test]
+fn every_generator_of_create_makes_its_object() {
+    let cluster = Cluster::start();
+    for (arguments, made) in GENERATORS {
+        let arguments: Vec<&str> = std::iter::once("create").chain(arguments.split(' ')).collect();
+        assert_eq!(cluster.ok(&arguments), format!("{made} created\n"));
+    }
+    let roles = cluster.ok(&["get", "role,rolebinding", "-o", "wide"]);
+    assert!(roles.contains("CREATED AT") && roles.contains("Role/editor") && roles.contains("alice"), "{roles}");
+    assert_eq!(cluster.ok(&["get", "secret", "keys", "-o", "jsonpath={.data.k} {.type}"]), "dg== Opaque");
+    assert!(cluster.ok(&["get", "jobs"]).lines().nth(1).unwrap().starts_with("once"));
+    let autoscaled = cluster.ok(&["autoscale", "deployment", "web", "--min=1", "--max=3", "--cpu-percent=50"]);
+    assert_eq!(autoscaled, "horizontalpodautoscaler.autoscaling/web autoscaled\n");
+    let autoscaler = cluster.ok(&["get", "hpa", "web"]);
+    assert!(autoscaler.contains("Deployment/web") && autoscaler.contains("cpu: <unknown>/50%"), "{autoscaler}");
+}
+
+#[test]
+fn an_object_of_every_kind_is_applied_and_shown_in_a_table() {
+    let cluster = Cluster::start();
+    let path = format!("{}/../controlplane/api/tests/fixtures/every_kind.yaml", env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    let applied = cluster.ok(&["apply", "-f", &path]);
+    let documents = manifest.split("\n---\n").count();
+    assert_eq!(applied.lines().filter(|line| line.ends_with(" created")).count(), documents, "{applied}");
+    let again = cluster.ok(&["apply", "-f", &path]);
+    // Numbers that the server writes as texts, and plain text of secrets, differ from what the file says.
+    let kept = |line: &&str| line.ends_with(" unchanged") || line.ends_with(" configured");
+    assert_eq!(again.lines().filter(kept).count(), documents, "{again}");
+    for line in applied.lines() {
+        let object = line.trim_end_matches(" created");
+        let (kind, name) = object.split_once('/').unwrap();
+        let table = cluster.ok(&["get", kind, name, "-o", "wide"]);
+        let header = table.lines().next().unwrap();
+        assert!(header.contains("NAME") && header.split_whitespace().count() > 1, "{table}");
+        assert!(table.lines().nth(1).unwrap().contains(name), "{table}");
+    }
+    let pods = cluster.ok(&["describe", "pod", "web"]);
+    assert!(pods.contains("QoS Class:") && pods.contains("Burstable"), "{pods}");
+}
+
 /// An apiserver and a kubectl that talks to it.
 struct Cluster {
     binary: PathBuf,
