@@ -10,6 +10,7 @@ use crate::connection;
 use crate::deliver::Way;
 use crate::family::{self, equal, is_own};
 use crate::lookup;
+use crate::masquerade;
 use crate::tables::{Scratch, Tables};
 
 /// How often it is tried to find a backend and a source port that no other connection has.
@@ -66,10 +67,11 @@ fn record<const V6: bool, T: Tables>(
     let pod = !own && is_own::<V6>(config, &family::gateway::<V6>(config)) && is_pod::<V6, T>(config, tables, choice);
     let mut port = scratch.tuple.source_port;
     if again || !(own || pod) {
-        if config.ports_count == 0 {
+        let (first, count) = masquerade::ports_of_node(config);
+        if count == 0 {
             return Err(DropReason::PortsExhausted);
         }
-        port = (slot_of(dice, config.ports_first.into(), config.ports_count.into()) as u16).to_be_bytes();
+        port = (slot_of(dice, first, count) as u16).to_be_bytes();
     }
     connection::prepare(scratch, scratch.service, choice, port);
     if pod {

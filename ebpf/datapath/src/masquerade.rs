@@ -18,6 +18,9 @@ use crate::lookup;
 use crate::rewrite::Ends;
 use crate::tables::{Insert, InsertError, Scratch, Tables};
 
+/// One of so many source ports is for the node's own packets to services, the last ones of the range: the entries of the
+/// two stand under different tuples, so that neither would see that the other has a port.
+const NODE_SHARE: u16 = 8;
 /// How many source ports are tried for a new flow.
 const PORT_TRIES: u32 = 16;
 /// How many of them among the core's own ports, which no other core tries at the same time; the others are among all.
@@ -83,6 +86,19 @@ pub(crate) fn is_ours(config: &Config, port: [u8; 2]) -> bool {
     u16::from_be_bytes(port).wrapping_sub(config.ports_first) < config.ports_count
 }
 
+/// The first one, and how many.
+#[inline(always)]
+fn ports_of_pods(config: &Config) -> (u32, u32) {
+    (config.ports_first.into(), (config.ports_count - config.ports_count / NODE_SHARE).into())
+}
+
+/// The source ports of what the node sends to services under its own address: the first one, and how many.
+#[inline(always)]
+pub(crate) fn ports_of_node(config: &Config) -> (u32, u32) {
+    let count = config.ports_count / NODE_SHARE;
+    (u32::from(config.ports_first) + u32::from(config.ports_count - count), count.into())
+}
+
 #[inline(always)]
 fn seen_outside(ip: &Ip) -> Tuple {
     Tuple { direction: direction::OUTSIDE, ..connection::tuple(ip) }
@@ -99,12 +115,12 @@ fn open<const V6: bool, T: Tables>(
     core: u32,
 ) -> Result<[u8; 2], DropReason> {
     let cores = if config.cores == 0 { 1 } else { config.cores };
-    let slice = u32::from(config.ports_count) / cores;
+    let all = ports_of_pods(config);
+    let slice = all.1 / cores;
     if slice == 0 {
         return Err(DropReason::PortsExhausted);
     }
-    let first = u32::from(config.ports_first) + slice * (core % cores);
-    let all = (u32::from(config.ports_first), u32::from(config.ports_count));
+    let first = all.0 + slice * (core % cores);
     let mut hash = connection::hash(&scratch.tuple);
     let mut tries = 0;
     while tries < PORT_TRIES {

@@ -7,6 +7,8 @@ mod affinity;
 mod answers;
 #[path = "host/model.rs"]
 mod model;
+#[path = "host/ports.rs"]
+mod ports;
 #[path = "host/properties.rs"]
 mod properties;
 #[path = "host/sockets.rs"]

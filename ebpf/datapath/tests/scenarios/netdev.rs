@@ -21,6 +21,8 @@ const ROUTER_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
 const UPLINK_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 2];
 const PORTS_FIRST: u16 = 61_000;
 const PORTS_COUNT: u16 = 1000;
+/// Of them for pods; the others are for the node's own packets.
+const OF_PODS: u16 = PORTS_COUNT - PORTS_COUNT / 8;
 const WEB: End = (OUTSIDE, 443);
 /// A process of the node.
 const PROCESS: End = (HOST, 40_000);
@@ -28,6 +30,11 @@ const PROCESS: End = (HOST, 40_000);
 pub fn all() -> Vec<Scenario> {
     [outgoing(), exhausted(), incoming(), echoes(), services(), another_host(), narrow_pod(), unserved(), direct()]
         .concat()
+}
+
+/// Of what the node sends to a service under its own address.
+fn port_of_node(hash: u32) -> u16 {
+    slot_of(hash, (PORTS_FIRST + OF_PODS).into(), (PORTS_COUNT - OF_PODS).into()) as u16
 }
 
 fn uplink(config: &mut Config) {
@@ -73,7 +80,7 @@ fn outside(source: End, destination: End, protocol: u8) -> Tuple {
 
 /// The port the `n`th try takes.
 fn port(key: &Tuple, n: u32) -> u16 {
-    slot_of(key.hash().wrapping_add(n.wrapping_mul(0x9e37_79b9)), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16
+    slot_of(key.hash().wrapping_add(n.wrapping_mul(0x9e37_79b9)), PORTS_FIRST.into(), OF_PODS.into()) as u16
 }
 
 /// Both entries of a masqueraded flow that leaves from `port`.
@@ -127,7 +134,7 @@ fn exhausted() -> Vec<Scenario> {
     let (syn, key) = (Frame::tcp(FROM, WEB, SYN), outside(FROM, WEB, 6));
     let third = masqueraded(key, port(&key, 2));
     // Two ports a core, and all of the cores that this may run on are taken.
-    const CORES: u32 = PORTS_COUNT as u32 / 2;
+    const CORES: u32 = OF_PODS as u32 / 2;
     let other = outside(([10, 244, 1, 99], 1000), WEB, 6);
     let own: Vec<_> = (PORTS_FIRST..PORTS_FIRST + 200).map(|port| masqueraded(other, port)[1]).collect();
     vec![
@@ -274,7 +281,7 @@ fn another_host() -> Vec<Scenario> {
     let other = World::serving(&[FAR]).with_backend(FAR, |backend| {
         (backend.address, backend.port) = (v4_mapped(other_end.0), other_end.1.to_be_bytes());
     });
-    let turned = slot_of(tuple(PROCESS, VIP).hash(), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16;
+    let turned = port_of_node(tuple(PROCESS, VIP).hash());
     let answer = Frame::tcp(other_end, (HOST, turned), SYN_ACK);
     let hidden_other = hidden(FAR, other_end, (HOST, turned));
     vec![
@@ -340,7 +347,7 @@ fn direct() -> Vec<Scenario> {
     let at_server = Frame { to_mac: SERVER_MAC, from_mac: SERVER_HOST_MAC, ttl: 63, ..from_far.clone() };
     let lost = Frame { destination: ([10, 244, 1, 250], 80), ..from_far.clone() };
     let dialled = Frame::tcp(PROCESS, VIP, SYN);
-    let turned = slot_of(tuple(PROCESS, VIP).hash(), PORTS_FIRST.into(), PORTS_COUNT.into()) as u16;
+    let turned = port_of_node(tuple(PROCESS, VIP).hash());
     let at_backend = Frame {
         to_mac: SERVER_MAC,
         from_mac: SERVER_HOST_MAC,

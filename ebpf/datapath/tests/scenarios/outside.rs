@@ -75,7 +75,7 @@ fn flow_to(family: Family, protocol: u8, to: SocketAddr) -> ([(Tuple, Flow); 2],
         direction: direction::OUTSIDE,
         zone: 0,
     };
-    let port = slot_of(key.hash(), PORTS.0.into(), PORTS.1.into()) as u16;
+    let port = slot_of(key.hash(), PORTS.0.into(), (PORTS.1 - PORTS.1 / 8).into()) as u16;
     (world::masqueraded(key, mapped(node(family)), port), SocketAddr::new(node(family), port))
 }
 
