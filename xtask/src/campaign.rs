@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let figures: Value = serde_json::from_str(&read(&figures)?).unwrap_or_default();
     let result = json!({
         "campaign": campaign.name, "test": format!("{}::{}", campaign.binary, campaign.test), "commit": commit,
-        "kernel": kernel()?, "size": size, "unit": campaign.unit,
+        "subject": subject()?, "kernel": kernel()?, "size": size, "unit": campaign.unit,
         "seed": seed, "seconds": seconds, "passed": ran.is_ok() && figures.is_object(), "figures": figures,
     });
     write(&file, &format!("{result:#}\n"))?;
@@ -97,28 +97,36 @@ pub(crate) fn problem(name: &str) -> Option<String> {
         Ok(Err(error)) => return Some(format!("{}: {error}: {again}", file.display())),
         Err(problem) => return Some(format!("{problem}: {again}")),
     };
-    let flaw = flaw(&result, campaign.size).or_else(|| {
-        let commit = result["commit"].as_str().unwrap_or_default();
-        (!is_ours(commit)).then(|| format!("is about commit {commit}, which is not among those of these sources"))
-    });
-    flaw.map(|flaw| format!("docs/results/{name}.json {flaw}: {again}"))
+    let present = match subject() {
+        Ok(present) => present,
+        Err(problem) => return Some(problem),
+    };
+    flaw(&result, campaign.size, &present).map(|flaw| format!("docs/results/{name}.json {flaw}: {again}"))
 }
 
-/// Why a result shows nothing.
-fn flaw(result: &Value, size: u64) -> Option<String> {
+/// Why a result shows nothing of the subject as it is.
+fn flaw(result: &Value, size: u64, subject: &str) -> Option<String> {
     if result["passed"] != true {
         return Some("says that the campaign failed".into());
     }
     if result["size"].as_u64().is_none_or(|ran| ran < size) {
         return Some(format!("is about less than {size}"));
     }
-    result["commit"].as_str().is_none().then(|| "does not say which commit it is about".into())
+    let Some(commit) = result["commit"].as_str() else {
+        return Some("does not say which commit it is about".into());
+    };
+    let is_ours = result["subject"] == subject;
+    (!is_ours).then(|| format!("is about commit {commit}, when {} were others", SUBJECT.join(", ")))
 }
 
-/// Whether a commit leads to the present one. A clone without its history cannot tell.
-fn is_ours(commit: &str) -> bool {
-    let is = |arguments: &[&str]| git(arguments).output().is_ok_and(|output| output.status.success());
-    !is(&["cat-file", "-e", &format!("{commit}^{{commit}}")]) || is(&["merge-base", "--is-ancestor", commit, "HEAD"])
+/// What campaigns are about: the node's side, and the tests of it.
+const SUBJECT: [&str; 3] = ["ebpf", "userspace/agent/src", "tests/tests/netns"];
+
+/// git's names of the subject's contents at the present commit.
+fn subject() -> Result<String> {
+    let names = SUBJECT.map(|path| format!("HEAD:{path}"));
+    let trees = output(git(&["rev-parse"]).args(names))?;
+    Ok(trees.split_whitespace().map(|tree| &tree[..tree.len().min(12)]).collect::<Vec<_>>().join(" "))
 }
 
 fn find(name: &str) -> Result<&'static Campaign> {
@@ -163,12 +171,13 @@ mod tests {
 
     #[test]
     fn a_result_counts_when_it_passed_at_full_size_on_a_commit() {
-        let good = json!({ "passed": true, "size": 10, "commit": "abc" });
-        assert_eq!(flaw(&good, 10), None);
+        let good = json!({ "passed": true, "size": 10, "commit": "abc", "subject": "1 2 3" });
+        assert_eq!(flaw(&good, 10, "1 2 3"), None);
+        assert!(flaw(&good, 10, "1 2 4").unwrap_or_default().contains("commit abc"));
         let but = |key: &str, value: Value| {
             let mut result = good.clone();
             result[key] = value;
-            flaw(&result, 10).unwrap_or_default()
+            flaw(&result, 10, "1 2 3").unwrap_or_default()
         };
         assert!(but("passed", json!(false)).contains("failed"));
         assert!(but("size", json!(9)).contains("less than 10"));

@@ -163,9 +163,30 @@ pub(crate) struct Rules {
     pub(crate) warnings: fn(&Value) -> Vec<String>,
     /// Reads the object as its type: the fields the type does not have, or why it is not of the type.
     pub(crate) decode: fn(&Value, &'static str) -> Result<Vec<String>, String>,
+    /// Reads the object as plain clients do.
+    pub(crate) readable: fn(&Value) -> Result<(), String>,
     /// The version of the type, as its own messages name it.
     pub(crate) version: &'static str,
 }
+
+/// Kinds that are kept and checked while nothing acts on them yet: their writers are told. Group, kind, and what is so.
+const IDLE: [(&str, &str, &str); 10] = [
+    ("", "LimitRange", "is not enforced yet"),
+    ("", "PersistentVolumeClaim", "is not bound by any controller yet"),
+    ("", "ReplicationController", NO_CONTROLLER),
+    ("", "ResourceQuota", "is not enforced yet"),
+    ("apps", "DaemonSet", NO_CONTROLLER),
+    ("apps", "StatefulSet", NO_CONTROLLER),
+    ("autoscaling", "HorizontalPodAutoscaler", NO_CONTROLLER),
+    ("batch", "CronJob", NO_CONTROLLER),
+    ("batch", "Job", NO_CONTROLLER),
+    (
+        "policy",
+        "PodDisruptionBudget",
+        "has no controller yet: evictions of its pods are refused until its status is written",
+    ),
+];
+const NO_CONTROLLER: &str = "is kept, but no controller acts on it yet";
 
 /// `metadata` fields that only the server writes.
 const SERVER_FIELDS: [&str; 6] =
@@ -282,7 +303,10 @@ impl Kind {
 
     /// What the writer of an object should know, though it is accepted.
     pub fn warnings(&self, object: &Value) -> Vec<String> {
-        (self.rules.warnings)(object)
+        let mut warnings = (self.rules.warnings)(object);
+        let idle = IDLE.iter().find(|(group, kind, _)| (*group, *kind) == (self.group.as_str(), self.kind.as_str()));
+        warnings.extend(idle.map(|(_, kind, why)| format!("{kind} {why}")));
+        warnings
     }
 
     /// Drops what a writer may not set at creation, and sets what every new object has. Identity and time (`uid`,
@@ -371,6 +395,13 @@ impl Kind {
         let any = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
         any(&object["metadata"]["finalizers"])
             || (self.subresource("finalize").is_some() && any(&object["spec"]["finalizers"]))
+    }
+
+    /// Whether every typed client can read what is about to rest. The other checks see to it, each in its words; one
+    /// object that slipped through would stop all who list its kind.
+    pub fn check_readable(&self, object: &Value) -> Result<(), Failure> {
+        (self.rules.readable)(object)
+            .map_err(|why| Failure::bad_request(format!("the {} cannot be kept: {why}", self.kind)))
     }
 
     /// The paths of the fields of an object that its kind does not have, as strict decoding refuses them.

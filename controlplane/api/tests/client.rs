@@ -117,9 +117,13 @@ impl wire::api_server::Api for Script {
     }
 }
 
+/// The name of an object that no client can read.
+const UNREADABLE: &str = "unreadable";
+
 fn object(name: &str, version: i64) -> wire::Object {
+    let finalizers = if name == UNREADABLE { ",\"finalizers\":[null]" } else { "" };
     let json = format!(
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}"#
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","resourceVersion":"{version}"{finalizers}}}}}"#
     );
     wire::Object { json: json.into(), resource_version: version, warnings: Vec::new() }
 }
@@ -220,6 +224,19 @@ async fn a_watch_that_breaks_goes_on_where_it_was() {
     }
     assert_eq!(seen, ["all [\"a\", \"b\"]", "applied c", "applied a", "deleted b"]);
     assert_eq!(asked.lock().unwrap()[..2], ["5", "8"], "a bookmark moves the version on");
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_holds_up_no_other() {
+    let authority = Authority::new();
+    let script = Script::default();
+    script.lists.lock().unwrap().push_back(vec![("a", 3), (UNREADABLE, 4), ("b", 5)]);
+    script.watches.lock().unwrap().push_back(vec![event(Type::Modified, UNREADABLE, 6), event(Type::Modified, "b", 7)]);
+    let server = serve(script, &authority).await;
+    let client = Client::connect(&kubeconfig(server, &authority)).unwrap();
+    let mut events = follow::<ConfigMap>(client, None, ListOptions::default());
+    assert_eq!(names(timeout(SOON, events.next()).await.unwrap()), "all [\"a\", \"b\"]");
+    assert_eq!(names(timeout(SOON, events.next()).await.unwrap()), "applied b");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The kinds of patches: JSON patch (RFC 6902), merge patch (RFC 7386) and Kubernetes' strategic merge patch. All edit
 //! the object in place and keep the order of its keys.
 
+mod json;
 mod schema;
 mod strategic;
 
@@ -11,6 +12,9 @@ use serde_json::{Map, Value};
 
 /// Operations of one JSON patch, as in Kubernetes.
 const MAX_OPERATIONS: usize = 10_000;
+
+/// How deeply an object may nest: all readers of JSON take that, also where the object is an item of a list.
+const MAX_DEPTH: usize = 120;
 
 /// A parsed patch.
 pub(crate) enum Patch {
@@ -45,13 +49,13 @@ impl Patch {
         }
     }
 
-    /// Changes `object`, which is of `kind`.
+    /// Changes `object`, which is of `kind`. After an error of a merge it is half changed: callers give a copy.
     pub(crate) fn apply(&self, kind: &Kind, name: &str, object: &mut Value) -> Result<(), Failure> {
         match self {
-            Patch::Json(patch) => json_patch::patch(object, patch).map_err(|cause| {
+            Patch::Json(patch) => json::apply(object, patch).map_err(|cause| {
                 let cause = StatusCause {
                     field: Some("patch".into()),
-                    message: Some(cause.to_string()),
+                    message: Some(cause),
                     reason: Some("FieldValueInvalid".into()),
                 };
                 Failure::invalid(kind, name, vec![cause])
@@ -64,8 +68,44 @@ impl Patch {
                 })?;
             }
         }
+        check_depth(object)?;
         if object.is_object() { Ok(()) } else { Err(Failure::bad_request("the patch leaves no object")) }
     }
+}
+
+/// 400 for an object that nests more deeply than it could be read again.
+pub(crate) fn check_depth(object: &Value) -> Result<(), Failure> {
+    if measure(object).depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Failure::bad_request(format!("the object nests more than {MAX_DEPTH} levels deep: make it flatter")))
+}
+
+/// The extent of a value.
+struct Measure {
+    depth: usize,
+    /// About as many as its JSON has.
+    bytes: usize,
+}
+
+/// Without recursion: what is measured may be deeper than the stack.
+fn measure(value: &Value) -> Measure {
+    let mut measure = Measure { depth: 0, bytes: 0 };
+    let mut left = vec![(value, 1)];
+    while let Some((value, depth)) = left.pop() {
+        measure.depth = measure.depth.max(depth);
+        measure.bytes += 8;
+        match value {
+            Value::String(text) => measure.bytes += text.len(),
+            Value::Array(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(fields) => {
+                measure.bytes += fields.keys().map(String::len).sum::<usize>();
+                left.extend(fields.values().map(|value| (value, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    measure
 }
 
 /// RFC 7386, but that keys keep their places.

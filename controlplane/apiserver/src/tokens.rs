@@ -137,8 +137,7 @@ impl Tokens {
         let checked = if token.len() > MAX_TOKEN {
             Err(format!("it is longer than {MAX_TOKEN} bytes"))
         } else if bootstrap::is_token(token) {
-            let user = bootstrap::check(&self.cache, token, diolkos_api::now()).await;
-            user.map(|user| Bearer { user, audiences: audiences.to_vec() })
+            self.check_bootstrap(token, audiences).await
         } else {
             self.check_account(token, audiences).await
         };
@@ -146,6 +145,16 @@ impl Tokens {
             self.metrics.token_refused();
         }
         checked
+    }
+
+    /// Such a token names no audience: it is for this server alone.
+    async fn check_bootstrap(&self, token: &str, audiences: &[String]) -> Result<Bearer, String> {
+        let own: Vec<String> = audiences.iter().filter(|asked| self.audiences.contains(asked)).cloned().collect();
+        if own.is_empty() {
+            return Err("it is for another audience".into());
+        }
+        let user = bootstrap::check(&self.cache, token, diolkos_api::now()).await?;
+        Ok(Bearer { user, audiences: own })
     }
 
     async fn check_account(&self, token: &str, audiences: &[String]) -> Result<Bearer, String> {

@@ -131,8 +131,8 @@ impl<K: Resource> Follower<K> {
             match pages.message().await.map_err(Failure::from_grpc)? {
                 Some(page) => {
                     self.listed = page.resource_version;
-                    for object in page.items {
-                        self.ready.push_back(Piece::Applied(parse(&object.json)?));
+                    for object in &page.items {
+                        self.deliver(object, Piece::Applied);
                     }
                 }
                 None => {
@@ -187,7 +187,7 @@ impl<K: Resource> Follower<K> {
     fn deliver(&mut self, object: &wire::Object, piece: fn(K) -> Piece<K>) {
         match parse(&object.json) {
             Ok(object) => self.ready.push_back(piece(object)),
-            // It would come again and again; the others must not wait for it.
+            // It would come again and again, and with it every list; the others must not wait for it.
             Err(failure) => warn!(kind = K::KIND, version = object.resource_version, %failure, "skipping an object"),
         }
     }

@@ -65,6 +65,7 @@ where
         validate_part: None,
         warnings: |_| Vec::new(),
         decode: strict::decode::<K>,
+        readable: |object| K::deserialize(object).map(drop).map_err(|cause| cause.to_string()),
         version: K::VERSION,
     }
 }

@@ -91,3 +91,42 @@ fn values_that_read_themselves_say_what_they_are() {
         "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 2"
     );
 }
+
+#[test]
+fn a_null_in_a_list_is_refused_because_it_would_rest_there() {
+    for (api_version, name, object, why) in [
+        (
+            "v1",
+            "Service",
+            json!({"spec": {"loadBalancerSourceRanges": ["10.0.0.0/8", null]}}),
+            "null into Go struct field ServiceSpec.spec.loadBalancerSourceRanges of type string",
+        ),
+        (
+            "v1",
+            "Pod",
+            json!({"spec": {"containers": [null]}}),
+            "null into Go struct field PodSpec.spec.containers of type v1.Container",
+        ),
+        (
+            "v1",
+            "Node",
+            json!({"status": {"images": [{"names": [null]}]}}),
+            "null into Go struct field ContainerImage.status.images.names of type string",
+        ),
+    ] {
+        let failure = kind(api_version, name).check_types(&object).unwrap_err();
+        assert_eq!(failure.code(), 400);
+        assert!(failure.to_string().ends_with(why), "{failure}");
+    }
+}
+
+#[test]
+fn what_a_plain_client_cannot_read_is_not_kept() {
+    let kind = kind("v1", "Service");
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}});
+    kind.check_readable(&service).unwrap();
+    service["spec"] = json!({"loadBalancerSourceRanges": [null]});
+    let failure = kind.check_readable(&service).unwrap_err();
+    assert_eq!(failure.code(), 400);
+    assert!(failure.to_string().starts_with("the Service cannot be kept: "), "{failure}");
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::every::{cells, object};
-use crate::{created, wrong};
+use crate::{created, kind, wrong};
 
 /// Sets a field; `null` removes it. Objects on the way are made.
 pub(crate) fn put(object: &mut Value, pointer: &str, value: Value) {
@@ -170,7 +170,7 @@ fn a_request_for_a_certificate_is_whole_and_stays() {
 
 #[test]
 fn approval_decides_once_and_changes_nothing_else() {
-    let kind = crate::kind("certificates.k8s.io/v1", "CertificateSigningRequest");
+    let kind = kind("certificates.k8s.io/v1", "CertificateSigningRequest");
     let request = created(object("certificates.k8s.io/v1", "CertificateSigningRequest"));
     let condition = |type_: &str| json!({"type": type_, "status": "True", "reason": "r", "message": "m"});
     let mut approved = request.clone();
@@ -279,4 +279,12 @@ fn a_lease_lasts_a_while() {
             ),
         ],
     );
+}
+
+#[test]
+fn writers_are_told_of_what_nothing_acts_on_yet() {
+    let told = |api_version, name| kind(api_version, name).warnings(&json!({}));
+    assert_eq!(told("batch/v1", "Job"), ["Job is kept, but no controller acts on it yet"]);
+    assert_eq!(told("v1", "ResourceQuota"), ["ResourceQuota is not enforced yet"]);
+    assert_eq!(told("apps/v1", "Deployment"), [""; 0]);
 }

@@ -120,7 +120,7 @@ fn roles() -> Vec<Default> {
         let mut object = object("ClusterRole", "", name);
         let sources = || table::ROLES.iter().filter(|role| role.aggregate_to.contains(name));
         object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {aggregate_to(name): "true"}}]});
-        // The sum of the defaults at once: what others label later, the aggregation controller adds.
+        // The sum of the defaults at once: what others label later needs a controller that aggregates.
         object["rules"] = sources().flat_map(|role| role.rules).map(rule).collect();
         // `edit` in turn is part of `admin`, and `view` of both.
         let parts: &[&str] = match *name {

@@ -26,6 +26,8 @@ impl Handlers {
             return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
         }
         let pod = self.stored(&target.key()).await?.ok_or_else(|| target.not_found())?;
+        // Before a budget is charged: a node evicts its own pods only.
+        self.check_write(&Target { verb: "delete", ..target.whole() }, None, Some(&pod.object))?;
         if !is_over(&pod.object) {
             self.ask_budgets(target, &pod.object, request.dry_run).await?;
         }

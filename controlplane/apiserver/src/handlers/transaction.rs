@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{Handlers, Target, reply, store_failure};
 use crate::addresses::{Claims, Held, repair};
 use crate::cache::Freshness;
+use crate::patch;
 
 /// How often a change begins anew because another writer was first.
 const MAX_ATTEMPTS: u32 = 16;
@@ -133,6 +134,7 @@ impl Handlers {
                 let claims = self.addresses.claims(self, &target.kind, Some(old), Some(&mut object), taken).await?;
                 target.kind.check_part(&target.subresource, &object, Some(old))?;
                 self.check_write(target, Some(&object), Some(old))?;
+                check_rest(target, &object)?;
                 let write = Write::Put { key, value: stored_bytes(&object) };
                 (object, write, claims)
             }
@@ -156,6 +158,7 @@ impl Handlers {
             let claims = self.addresses.claims(self, &target.kind, None, Some(object), &taken).await?;
             target.kind.check(object, None)?;
             self.check_write(target, Some(object), None)?;
+            check_rest(target, object)?;
             let mut expects = vec![Expect::Absent { key: key.clone() }];
             expects.extend(namespace.clone());
             let write = Write::Put { key: key.clone(), value: stored_bytes(object) };
@@ -214,6 +217,12 @@ impl Handlers {
         let object = serde_json::from_slice(&cached.bytes).map_err(|cause| damaged(key, &cause))?;
         Ok(Some(Current { object, revision: cached.revision, fresh: false }))
     }
+}
+
+/// What rests must be readable, by this server and by every client, or it could not even be deleted.
+fn check_rest(target: &Target, object: &Value) -> Result<(), Failure> {
+    patch::check_depth(object)?;
+    target.kind.check_readable(object)
 }
 
 fn names(expect: &Option<Expect>, other: &str) -> bool {

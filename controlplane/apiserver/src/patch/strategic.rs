@@ -10,6 +10,9 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ORDER: &str = "$setElementOrder/";
 const DELETE_VALUES: &str = "$deleteFromPrimitiveList/";
 
+/// Pairs of elements that are compared at most to merge two lists: every element of one meets every one of the other.
+const MAX_PAIRS: usize = 4_000_000;
+
 /// Why a patch makes no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PatchError {
@@ -19,6 +22,8 @@ pub(super) enum PatchError {
     Directive { field: String, value: Value },
     #[error("{directive} is not a list")]
     NotAList { directive: String },
+    #[error("lists of {own} and {other} elements at {field} are too long to be merged: send the whole object instead")]
+    TooLong { field: String, own: usize, other: usize },
 }
 
 /// Merges `patch` into `target`, which is of type `kind` (a name of the schema's, "" for one without merging lists).
@@ -44,6 +49,7 @@ pub(super) fn merge_object(target: &mut Value, patch: &Map<String, Value>, kind:
         if let Some(name) = directive.strip_prefix(DELETE_VALUES) {
             let values = list(values, directive)?;
             if let Some(Value::Array(items)) = object.get_mut(name) {
+                check_pairs(items, values, name)?;
                 items.retain(|item| !values.contains(item));
             }
         }
@@ -53,6 +59,8 @@ pub(super) fn merge_object(target: &mut Value, patch: &Map<String, Value>, kind:
             let order = list(order, directive)?;
             let merging = schema::field(kind, name).list;
             if let Some(Value::Array(items)) = object.get_mut(name) {
+                check_pairs(items, order, name)?;
+                check_pairs(items, items, name)?;
                 let present = items.clone();
                 arrange(items, order, &present, merging);
             }
@@ -87,6 +95,12 @@ fn merge_field(object: &mut Map<String, Value>, name: &str, value: &Value, kind:
 }
 
 fn merge_list(items: &mut Vec<Value>, patch: &[Value], name: &str, field: &schema::Field) -> Result<(), PatchError> {
+    if field.list != ListMerge::Replace {
+        let all = items.len() + patch.len();
+        if all.saturating_mul(all) > MAX_PAIRS {
+            return Err(PatchError::TooLong { field: name.into(), own: items.len(), other: patch.len() });
+        }
+    }
     let before = items.clone();
     match field.list {
         ListMerge::Replace => {
@@ -157,6 +171,13 @@ fn arrange(items: &mut Vec<Value>, order: &[Value], before: &[Value], merging: L
         items.push(item);
     }
     items.extend(named);
+}
+
+fn check_pairs(own: &[Value], other: &[Value], field: &str) -> Result<(), PatchError> {
+    if own.len().saturating_mul(other.len()) <= MAX_PAIRS {
+        return Ok(());
+    }
+    Err(PatchError::TooLong { field: field.into(), own: own.len(), other: other.len() })
 }
 
 /// What a patch leaves where the object had nothing: nulls and directives are gone.

@@ -132,3 +132,73 @@ fn a_json_patch_whose_test_fails_changes_nothing_and_is_invalid() {
 fn apply_patches_say_that_they_are_not_there() {
     assert_eq!(Patch::parse(Type::Apply, b"{}").err().unwrap().code(), 501);
 }
+
+fn json_patch(object: &Value, operations: Value) -> Result<Value, String> {
+    let kind = Registry::builtin().find("", "v1", "configmaps").unwrap();
+    let mut object = object.clone();
+    let patch = Patch::parse(Type::Json, operations.to_string().as_bytes()).unwrap();
+    patch.apply(&kind, "x", &mut object).map_err(|failure| failure.to_string())?;
+    Ok(object)
+}
+
+#[test]
+fn copies_in_a_json_patch_cannot_grow_an_object_without_end() {
+    let object = json!({"data": {"a": ["x".repeat(1000)]}});
+    let double = json!({"op": "copy", "from": "/data/a", "path": "/data/a/-"});
+    let why = json_patch(&object, Value::Array(vec![double; 40])).unwrap_err();
+    assert!(why.contains("copies and moves more than 3145728 bytes"), "{why}");
+    assert!(why.contains("operation 1"), "it says which: {why}");
+}
+
+#[test]
+fn copies_in_a_json_patch_cannot_nest_an_object_without_end() {
+    let mut path = "/data".to_owned();
+    let mut operations = Vec::new();
+    for _ in 0..17 {
+        path.push_str("/x");
+        operations.push(json!({"op": "copy", "from": "/data", "path": path}));
+    }
+    let deeper = json!({"op": "copy", "from": "/data", "path": format!("/data{}", "/x".repeat(17))});
+    operations.extend(vec![deeper; 20]);
+    let why = json_patch(&json!({"data": {"a": "b"}}), operations.into()).unwrap_err();
+    assert!(why.contains("levels deep"), "{why}");
+}
+
+#[test]
+fn a_move_into_itself_before_a_failing_test_is_an_error_like_others() {
+    let operations = json!([
+        {"op": "move", "from": "/data/a", "path": "/data"},
+        {"op": "test", "path": "/data", "value": "nothing"},
+    ]);
+    json_patch(&json!({"data": {"a": {"b": "c"}}}), operations).unwrap_err();
+    json_patch(&json!({"data": {"a": "b"}}), json!([{"op": "move", "from": "/data", "path": "/data/a"}])).unwrap_err();
+}
+
+#[test]
+fn no_kind_of_patch_leaves_more_levels_than_can_be_read_again() {
+    let mut deep = json!("x");
+    for _ in 0..119 {
+        deep = json!({"x": deep});
+    }
+    let kind = Registry::builtin().find("", "v1", "configmaps").unwrap();
+    for form in [Type::Merge, Type::StrategicMerge] {
+        let text = json!({"y": deep}).to_string();
+        let why = Patch::parse(form, text.as_bytes()).unwrap().apply(&kind, "x", &mut json!({})).unwrap_err();
+        assert_eq!((why.code(), why.to_string().contains("levels deep")), (400, true), "{why}");
+        Patch::parse(form, deep.to_string().as_bytes()).unwrap().apply(&kind, "x", &mut json!({})).unwrap();
+    }
+}
+
+#[test]
+fn lists_too_long_to_be_compared_are_refused_and_not_tried() {
+    let finalizers: Vec<String> = (0..400_000).map(|n| format!("f{n}")).collect();
+    for patch in [
+        json!({"metadata": {"finalizers": finalizers}}),
+        json!({"metadata": {"$setElementOrder/finalizers": finalizers, "finalizers": ["a"]}}),
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": finalizers}}),
+    ] {
+        let object = json!({"metadata": {"finalizers": (0..20).collect::<Vec<_>>()}});
+        let why = strategic("", "configmaps", object, patch).unwrap_err();
+        assert_eq!((why.code(), why.to_string().contains("too long to be merged")), (400, true), "{why}");
+    }
+}

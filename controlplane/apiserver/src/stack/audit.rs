@@ -74,18 +74,43 @@ impl Audit {
 }
 
 pub(super) async fn layer(State(audit): State<Audit>, mut request: Request, next: Next) -> Response {
-    let line = Line::begin(&mut request);
+    let mut open = Open { line: Line::begin(&mut request), file: audit.file, is_told: false };
     let mut response = next.run(request).await;
-    if let Ok(id) = HeaderValue::from_str(&line.id) {
+    if let Ok(id) = HeaderValue::from_str(&open.line.id) {
         response.headers_mut().insert("audit-id", id);
     }
-    line.trace(&response);
-    if let Some(file) = &audit.file
-        && !line.is_health
-    {
-        file.send(line.event(&response).to_string());
-    }
+    open.tell(code_of(&response));
     response
+}
+
+/// The code of a request whose client went away before the answer: what it asked for may have been done.
+const CLIENT_GONE: u16 = 499;
+
+/// A request without an answer. Its line is written also when it never gets one.
+struct Open {
+    line: Line,
+    file: Option<file::Sender>,
+    is_told: bool,
+}
+
+impl Open {
+    fn tell(&mut self, code: u16) {
+        self.is_told = true;
+        self.line.trace(code);
+        if let Some(file) = &self.file
+            && !self.line.is_health
+        {
+            file.send(self.line.event(code).to_string());
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.tell(CLIENT_GONE);
+        }
+    }
 }
 
 /// What is known of a request before it is answered.
@@ -123,11 +148,10 @@ impl Line {
     }
 
     /// For the log of the server: what changes something or was refused, the others at debug level.
-    fn trace(&self, response: &Response) {
+    fn trace(&self, code: u16) {
         let Some(asked) = self.record.0.asked.get() else { return };
         let name = |user: &OnceLock<User>| user.get().map(|user| user.name.clone()).unwrap_or_default();
         let (user, impersonated) = (name(&self.record.0.user), name(&self.record.0.impersonated));
-        let code = code_of(response);
         let latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let protocol = if self.grpc { "grpc" } else { "rest" };
         macro_rules! line {
@@ -143,13 +167,12 @@ impl Line {
         if asked.is_read() && code < 400 { line!(debug) } else { line!(info) }
     }
 
-    fn event(&self, response: &Response) -> Value {
+    fn event(&self, code: u16) -> Value {
         let notes = &self.record.0;
         let asked = notes.asked.get();
         let verb = asked.map_or(self.method.as_str(), |asked| &asked.verb);
         // A watch goes on after this.
         let stage = if verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
-        let code = code_of(response);
         let mut event = json!({
             "kind": "Event",
             "apiVersion": "audit.k8s.io/v1",

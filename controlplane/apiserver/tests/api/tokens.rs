@@ -278,6 +278,10 @@ async fn a_bootstrap_token_is_its_user_until_its_secret_goes() {
     let expired = bootstrap_secret("abcdeg", "0123456789abcdef", &[("expiration", "2020-01-01T00:00:00Z")]);
     assert_eq!(admin.post(secrets, &expired).await.code, 201);
     assert_eq!(who(&server, "abcdeg.0123456789abcdef").await.code, 401);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                        "spec": {"token": "abcdef.0123456789abcdef", "audiences": ["vault"]}});
+    let reviewed = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.json();
+    assert_ne!(reviewed["status"]["authenticated"], true, "it is for nobody but this server: {reviewed}");
     assert_eq!(admin.delete(&format!("{secrets}/bootstrap-token-abcdef"), &Value::Null).await.code, 200);
     eventually("the token ends", async || who(&server, "abcdef.0123456789abcdef").await.code == 401).await;
 }

@@ -305,6 +305,14 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
         let Some((index, value)) = self.items.next() else { return Ok(None) };
+        if value.is_null() {
+            // Where a null is a field it is dropped before anything rests. In a list it would stay, and other readers of the
+            // type refuse it.
+            let mut state = State { version: self.state.version, ..State::default() };
+            let asked = seed.deserialize(Node { value, state: &mut state, owner: "", probe: true }).map(drop);
+            return Node { value, state: &mut *self.state, owner: self.owner, probe: false }
+                .wrong("null", &probed(asked));
+        }
         let length = self.state.path.len();
         self.state.path.push_str(&format!("[{index}]"));
         let read = seed.deserialize(Node { value, state: &mut *self.state, owner: self.owner, probe: false });

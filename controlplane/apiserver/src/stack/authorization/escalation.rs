@@ -91,6 +91,12 @@ impl Authorizer {
         name: &str,
         wanted: &[Rule],
     ) -> Result<(), Failure> {
+        if rule::is_too_large(wanted) {
+            let most = rule::MAX_ATOMS;
+            let why =
+                format!("its rules multiply to more than {most} permissions: split them, or be allowed to escalate");
+            return Err(Failure::refused(kind.resource(), name, &why));
+        }
         let missing = {
             let index = self.index();
             let held: Vec<&Rule> = index.rules_of(user, namespace).collect();

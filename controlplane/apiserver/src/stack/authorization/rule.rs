@@ -41,6 +41,13 @@ impl Rule {
             && (self.resource_names.is_empty() || self.resource_names.contains(&asked.name))
     }
 
+    /// How many atoms it has.
+    pub(crate) fn size(&self) -> usize {
+        let resources = self.api_groups.len().saturating_mul(self.resources.len());
+        let named = resources.saturating_mul(self.resource_names.len().max(1));
+        self.verbs.len().saturating_mul(named.saturating_add(self.non_resource_urls.len()))
+    }
+
     /// The smallest rules that together say the same: one verb of one resource (and name), or of one path.
     pub(crate) fn atoms(&self) -> Vec<Rule> {
         let mut atoms = Vec::new();
@@ -95,6 +102,14 @@ impl Rule {
         let parts: Vec<String> = shown.map(|(name, list)| format!("{name}:{}", quoted(list))).collect();
         format!("{{{}}}", parts.join(", "))
     }
+}
+
+/// Atoms of one role that are compared with what its writer has.
+pub(crate) const MAX_ATOMS: usize = 10_000;
+
+/// Whether `wanted` has more than [`MAX_ATOMS`].
+pub(crate) fn is_too_large(wanted: &[Rule]) -> bool {
+    wanted.iter().map(Rule::size).fold(0, usize::saturating_add) > MAX_ATOMS
 }
 
 /// The atoms of `wanted` that no rule of `held` covers.

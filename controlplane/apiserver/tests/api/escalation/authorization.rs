@@ -109,6 +109,12 @@ fn forbidden(what: &'static str, method: Method, path: &str, body: Value) -> Cas
 }
 
 /// ClusterRoles beyond what she has.
+/// A small text that multiplies to more permissions than fit into memory.
+fn endless() -> Value {
+    let words: Vec<String> = (0..200).map(|n| format!("w{n}")).collect();
+    json!([{"verbs": words, "apiGroups": words, "resources": words, "resourceNames": words}])
+}
+
 fn new_roles() -> Vec<Case> {
     let path = format!("{RBAC}/clusterroles");
     let new_role = |what, rules: Value| forbidden(what, Method::POST, &path, cluster_role("new", rules));
@@ -123,6 +129,7 @@ fn new_roles() -> Vec<Case> {
         new_role("every part", rules(&["get"], &[""], &["*/status"])),
         new_role("a path", json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}])),
         new_role("every path", json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}])),
+        new_role("more permissions than can be counted", endless()),
         new_role("the right to escalate", rules(&["escalate"], &["rbac.authorization.k8s.io"], &["clusterroles"])),
         new_role("the right to act as others", rules(&["impersonate"], &[""], &["users"])),
         new_role(

@@ -49,8 +49,19 @@ async fn a_node_reaches_nothing_of_another_node() {
     assert_eq!(node.get(&format!("{PODS}/own")).await.code, 200);
     assert_eq!(node.get("/api/v1/nodes/n1").await.code, 200);
 
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "all"},
+                        "spec": {"minAvailable": 0, "selector": {}}});
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    assert_eq!(admin.post(budgets, &budget).await.code, 201);
+    let mut counted = admin.get(&format!("{budgets}/all")).await.json();
+    counted["status"] = json!({"observedGeneration": counted["metadata"]["generation"], "disruptionsAllowed": 1,
+                               "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2});
+    assert_eq!(admin.put(&format!("{budgets}/all/status"), &counted).await.code, 200);
+
     let cases = [reading(), nodes(), pods(), others(&uids[1])].into_iter().flatten().collect();
     refuse_all(&server, cases, 40, true).await;
+    let left = admin.get(&format!("{budgets}/all")).await.json();
+    assert_eq!(left["status"]["disruptionsAllowed"], 1, "no refused eviction is charged: {left}");
 }
 
 fn forbidden(what: &'static str, method: Method, path: &str) -> Case {
@@ -120,6 +131,8 @@ fn pods() -> Vec<Case> {
         forbidden("changing its pod", Method::PATCH, &format!("{PODS}/own"))
             .json(json!({"metadata": {"labels": {"a": "b"}}})),
         forbidden("deleting another's pod", Method::DELETE, &format!("{PODS}/other")),
+        forbidden("evicting another's pod", Method::POST, &format!("{PODS}/other/eviction"))
+            .json(json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "other"}})),
         forbidden("binding a pod", Method::POST, &format!("{PODS}/own/binding"))
             .json(json!({"target": {"name": "n1"}})),
     ]
