@@ -38,7 +38,7 @@ struct Options {
     #[arg(long, default_value_t = 300)]
     time: u64,
     /// How many Services there are.
-    #[arg(long, value_delimiter = ',', default_value = "1,1000,10000")]
+    #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000")]
     services: Vec<u32>,
     #[command(flatten)]
     output: Output,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -135,9 +136,12 @@ fn tcp(to: SocketAddr) -> u8 {
     server(greeting)
 }
 
+/// Each socket has a port of its own: a datagram sent directly, from the port of a flow that was translated packet by packet
+/// to the same server, would be answered in that flow's name.
 fn udp(to: SocketAddr) -> u8 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u8; 16].into() };
-    let socket = UdpSocket::bind((any, 0)).unwrap();
+    let socket = UdpSocket::bind((any, NEXT.fetch_add(1, Ordering::Relaxed))).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(to).unwrap();
     socket.send(b"who").unwrap();
