@@ -18,6 +18,7 @@ struct Counters {
     requests: AtomicU64,
     refused_for_load: AtomicU64,
     refused_bodies: AtomicU64,
+    unfit_patches: AtomicU64,
     refused_users: [AtomicU64; USER_LIMITS.len()],
     audit_lost: AtomicU64,
     write_conflicts: AtomicU64,
@@ -41,6 +42,11 @@ impl Metrics {
     /// A body was larger than is taken.
     pub(crate) fn refused_body(&self) {
         self.0.refused_bodies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A patch could not be applied, or would have made too much of its object.
+    pub(crate) fn unfit_patch(&self) {
+        self.0.unfit_patches.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A user had reached one of [`USER_LIMITS`].
@@ -107,6 +113,12 @@ impl Metrics {
             read(&counters.refused_for_load),
         );
         line("diolkos_apiserver_refused_bodies_total", "counter", "Bodies too large.", read(&counters.refused_bodies));
+        line(
+            "diolkos_apiserver_unfit_patches_total",
+            "counter",
+            "Patches that do not fit.",
+            read(&counters.unfit_patches),
+        );
         line("diolkos_apiserver_lost_audit_lines_total", "counter", "Audit lines lost.", read(&counters.audit_lost));
         line(
             "diolkos_apiserver_write_conflicts_total",

@@ -4,6 +4,7 @@
 //! object's JSON without `metadata.resourceVersion`, which is the key's modification revision.
 
 mod etcd;
+mod follow;
 mod limits;
 mod local;
 mod model;

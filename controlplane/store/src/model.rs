@@ -3,11 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream;
 use tokio::sync::watch;
 
 use self::history::History;
+use crate::follow::{self, Follow};
 use crate::{Change, Changes, Commit, Expect, Range, Revision, Snapshot, Store, StoreError, Write, limits};
 
 mod history;
@@ -117,14 +116,7 @@ impl Store for Model {
             position: from,
             losses,
         };
-        let changes = stream::unfold(Some(follower), |follower| async move {
-            let mut follower = follower?;
-            match follower.next().await {
-                Ok(batch) => Some((Ok(batch), Some(follower))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Ok(changes.boxed())
+        Ok(follow::changes(follower))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
@@ -158,7 +150,8 @@ struct Follower {
     losses: u64,
 }
 
-impl Follower {
+#[async_trait]
+impl Follow for Follower {
     async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
         loop {
             self.changed.borrow_and_update();
@@ -170,7 +163,9 @@ impl Follower {
             }
         }
     }
+}
 
+impl Follower {
     fn ready(&mut self) -> Result<Option<Vec<Change>>, StoreError> {
         let state = self.shared.lock();
         if state.losses != self.losses {

@@ -20,13 +20,15 @@ impl Handlers {
         if target.subresource == "scale" {
             return self.patch_scale(&target, &patch, request.dry_run).await;
         }
-        let mut warnings = Vec::new();
-        let mut patched = self
+        let (mut warnings, mut fits) = (Vec::new(), true);
+        let patched = self
             .change(&target, request.dry_run, |current| {
                 let mut old = current.object.clone();
                 target.served.from_storage(&mut old);
                 let mut new = old.clone();
-                patch.apply(&target.served, &target.name, &mut new)?;
+                let applied = patch.apply(&target.served, &target.name, &mut new);
+                fits = applied.is_ok();
+                applied?;
                 body::drop_nulls(&mut new);
                 check_identity(&target, &new, &old)?;
                 warnings = body::check_fields(&target.served, &new, Vec::new(), validation)?;
@@ -34,7 +36,11 @@ impl Handlers {
                 warnings.extend(target.kind.warnings(&new));
                 replace(&target, &new, current)
             })
-            .await?;
+            .await;
+        if !fits {
+            self.metrics.unfit_patch();
+        }
+        let mut patched = patched?;
         patched.warnings = warnings;
         target.serve(patched)
     }

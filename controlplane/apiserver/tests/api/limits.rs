@@ -125,3 +125,35 @@ async fn a_request_whose_client_goes_away_is_in_the_audit_log_too() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_lists_the_metrics_that_there_are() {
+    let server = Server::start().await;
+    let admin = server.admin_rest();
+    let text = String::from_utf8_lossy(&admin.get("/metrics").await.body).into_owned();
+    let mut rows: Vec<String> = Vec::new();
+    for pair in text.lines().filter(|line| line.starts_with("# ")).collect::<Vec<_>>().chunks(2) {
+        let (name, help) = pair[0].strip_prefix("# HELP ").unwrap().split_once(' ').unwrap();
+        let kind = pair[1].strip_prefix(&format!("# TYPE {name} ")).unwrap();
+        rows.push(format!("| `{name}` | {kind} | {help} |"));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/apiserver-metrics.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let listed: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(listed, rows, "docs/apiserver-metrics.md should read:\n{}", rows.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_patch_that_cannot_be_applied_is_counted_once() {
+    let server = Server::start().await;
+    let admin = server.admin_rest();
+    assert_eq!(admin.post(MAPS, &config_map("m", "a", "b")).await.code, 201);
+    let path = format!("{MAPS}/m");
+    let headers = [("content-type", "application/json-patch+json")];
+    let wrong = json!([{"op": "remove", "path": "/none"}]).to_string();
+    assert_eq!(admin.send(Method::PATCH, &path, &headers, &wrong).await.code, 422);
+    let right = json!([{"op": "add", "path": "/data/c", "value": "d"}]).to_string();
+    assert_eq!(admin.send(Method::PATCH, &path, &headers, &right).await.code, 200);
+    let text = String::from_utf8_lossy(&admin.get("/metrics").await.body).into_owned();
+    assert!(text.lines().any(|line| line == "diolkos_apiserver_unfit_patches_total 1"), "{text}");
+}

@@ -1,11 +1,12 @@
 //! A watch that never splits a commit: etcd cuts large answers into fragments, which are joined here.
 
+use async_trait::async_trait;
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 use etcd_client::{GetOptions, WatchOptions, WatchStream};
-use futures::{StreamExt, stream};
 use tokio::time::timeout;
 
 use super::{Etcd, range};
+use crate::follow::{self, Follow};
 use crate::{Change, Changes, Revision, StoreError};
 
 impl Etcd {
@@ -21,14 +22,7 @@ impl Etcd {
         if !opened.created {
             return Err(self.unavailable("etcd sent changes of a watch before it said that it opened it".into()));
         }
-        let changes = stream::unfold(Some(follower), |follower| async move {
-            let mut follower = follower?;
-            match follower.next().await {
-                Ok(batch) => Some((Ok(batch), Some(follower))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Ok(changes.boxed())
+        Ok(follow::changes(follower))
     }
 
     /// A watch from before the last compaction is cancelled by etcd itself, but old versions (before 3.4.33 and 3.5.15)
@@ -52,7 +46,8 @@ struct Follower {
     from: Revision,
 }
 
-impl Follower {
+#[async_trait]
+impl Follow for Follower {
     async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
         loop {
             let response = self.response().await?;
@@ -64,7 +59,9 @@ impl Follower {
             }
         }
     }
+}
 
+impl Follower {
     async fn response(&mut self) -> Result<PbWatchResponse, StoreError> {
         match self.stream.message().await {
             Ok(Some(response)) if response.compact_revision() != 0 => {

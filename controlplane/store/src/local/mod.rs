@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
 use self::reader::Readers;
 use self::writer::{Request, Writer};
+use crate::follow::{self, Follow};
 use crate::{Change, Changes, Commit, Expect, Range, Revision, Snapshot, Store, StoreError, Write, limits};
 
 /// Commits that wait for the writer at most; who comes later waits to be heard.
@@ -113,14 +113,7 @@ impl Store for Local {
         self.read(move |readers| readers.watchable(from)).await?;
         let revision = self.shared.revision.clone();
         let follower = Follower { store: self.clone(), revision, prefix: prefix.to_owned(), position: from };
-        let changes = stream::unfold(Some(follower), |follower| async move {
-            let mut follower = follower?;
-            match follower.next().await {
-                Ok(batch) => Some((Ok(batch), Some(follower))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Ok(changes.boxed())
+        Ok(follow::changes(follower))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
@@ -137,7 +130,8 @@ struct Follower {
     position: Revision,
 }
 
-impl Follower {
+#[async_trait]
+impl Follow for Follower {
     async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
         loop {
             let newest = *self.revision.borrow_and_update();

@@ -123,26 +123,25 @@ impl<'a> View<'a> {
     fn range(&self, range: &Range) -> Result<Snapshot, rusqlite::Error> {
         let revision = if range.at == 0 { self.revision } else { range.at };
         let (first, end) = (range.start.as_str().max(&range.prefix), end_of_prefix(&range.prefix));
-        // A version is the one of a revision when it was made by then and ended later, or never.
-        let versions = match revision == self.revision {
-            true => {
-                "FROM change WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND ended IS NULL AND id < ?3 AND ?4 >= 0"
-            }
-            false => {
-                "FROM change INDEXED BY version WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND id < ?3
-                 AND value IS NOT NULL AND (ended IS NULL OR ended > ?4)"
-            }
+        // A version is the one of a revision when it was made by then and ended later, or never. Of present ones there is an
+        // index, which spares looking at those before them.
+        let (from, ended) = if revision == self.revision {
+            ("change", "ended IS NULL")
+        } else {
+            ("change INDEXED BY version", "value IS NOT NULL AND (ended IS NULL OR ended > ?3)")
         };
-        let made_before = (revision + 1) * PLACES;
+        let versions = format!(
+            "FROM {from} WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND id < (?3 + 1) * {PLACES} AND {ended}"
+        );
         let limit = if range.limit == 0 { -1 } else { i64::try_from(range.limit).unwrap_or(i64::MAX) };
-        let select = format!("SELECT key, value, id {versions} ORDER BY key LIMIT ?5");
+        let select = format!("SELECT key, value, id {versions} ORDER BY key LIMIT ?4");
         let mut select = self.transaction.prepare_cached(&select)?;
-        let entries = select.query_map(params![first, end, made_before, revision, limit], entry)?;
+        let entries = select.query_map(params![first, end, revision, limit], entry)?;
         let entries = entries.collect::<Result<Vec<Entry>, _>>()?;
         let mut remaining = 0;
         if range.limit != 0 && entries.len() == range.limit {
             let mut count = self.transaction.prepare_cached(&format!("SELECT count(*) {versions}"))?;
-            let all: i64 = count.query_one(params![first, end, made_before, revision], |row| row.get(0))?;
+            let all: i64 = count.query_one(params![first, end, revision], |row| row.get(0))?;
             remaining = u64::try_from(all).unwrap_or(0).saturating_sub(entries.len() as u64);
         }
         Ok(Snapshot { entries, revision, remaining })

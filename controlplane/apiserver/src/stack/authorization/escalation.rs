@@ -92,6 +92,7 @@ impl Authorizer {
         wanted: &[Rule],
     ) -> Result<(), Failure> {
         if rule::is_too_large(wanted) {
+            self.metrics.escalation();
             let most = rule::MAX_ATOMS;
             let why =
                 format!("its rules multiply to more than {most} permissions: split them, or be allowed to escalate");
