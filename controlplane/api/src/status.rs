@@ -153,16 +153,22 @@ impl Failure {
 
     /// 422: the object breaks the rules of its kind; a cause for each field.
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<StatusCause>) -> Self {
+        Self::invalid_object(GroupResource { group: &kind.group, resource: &kind.kind }, name, causes)
+    }
+
+    /// 422: the options of a request ("ListOptions", "DeleteOptions") contradict each other.
+    pub fn invalid_options(kind: &str, causes: Vec<StatusCause>) -> Self {
+        Self::invalid_object(GroupResource { group: "meta.k8s.io", resource: kind }, "", causes)
+    }
+
+    fn invalid_object(kind: GroupResource<'_>, name: &str, causes: Vec<StatusCause>) -> Self {
         let messages: Vec<String> = causes.iter().map(cause_text).collect();
         let list = match messages.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let message = format!("{} \"{name}\" is invalid: {list}", kind.group_kind());
-        let details = StatusDetails {
-            causes: Some(causes),
-            ..details(GroupResource { group: &kind.group, resource: &kind.kind }, name)
-        };
+        let message = format!("{kind} \"{name}\" is invalid: {list}");
+        let details = StatusDetails { causes: Some(causes), ..details(kind, name) };
         Self::new(422, "Invalid", message, Some(details))
     }
 
@@ -376,24 +382,30 @@ impl Continue {
         URL_SAFE_NO_PAD.encode(json.to_string().replace('\0', "\\u0000"))
     }
 
-    /// Fails with 400 for a token that is not one of ours, or whose key would leave its collection.
+    /// Fails with 400 for a token that is not one of ours, or whose key would leave its collection. Kubernetes' tokens
+    /// of kinds without namespaces have a slash first.
     pub fn decode(token: &str) -> Result<Self, Failure> {
-        let wrong = |why: &str| Failure::bad_request(format!("continue key is not valid: {why}"));
+        let wrong =
+            |why: &str| Failure::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| wrong(&error.to_string()))?;
         let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| wrong(&error.to_string()))?;
         if json["v"] != "meta.k8s.io/v1" {
-            return Err(wrong("server does not recognize this encoded version"));
+            let version = json["v"].as_str().unwrap_or_default();
+            return Err(wrong(&format!("server does not recognize this encoded version {version}")));
         }
         let resource_version = json["rv"].as_i64().unwrap_or(0);
         let start = json["start"].as_str().unwrap_or_default();
         if resource_version == 0 {
             return Err(wrong("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
-        let escapes = start.starts_with('/') || start.split('/').any(|part| matches!(part, "." | ".."));
-        if start.is_empty() || escapes {
-            return Err(wrong(&format!("invalid start key: {start:?}")));
+        if start.is_empty() {
+            return Err(wrong("encoded start key empty (version meta.k8s.io/v1)"));
         }
-        Ok(Self { resource_version, start: start.to_owned() })
+        let within = start.strip_prefix('/').unwrap_or(start);
+        if within.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(wrong(start));
+        }
+        Ok(Self { resource_version, start: within.to_owned() })
     }
 }
 

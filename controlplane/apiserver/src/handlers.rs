@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod evict;
 mod list;
+mod options;
 mod patch;
 mod review;
 mod scale;

@@ -157,7 +157,7 @@ impl Call<'_> {
     async fn list(self) -> Result<Response, Failure> {
         let listing = self.handlers.list(self.caller, self.list_request()).await?;
         let kind = self.kind()?;
-        respond::listing(&kind, listing, &self.form, &self.parameters)
+        respond::listing(kind, listing, &self.form, &self.parameters)
     }
 
     async fn watch(mut self) -> Result<Response, Failure> {

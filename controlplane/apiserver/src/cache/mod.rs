@@ -33,6 +33,7 @@ use self::state::State;
 
 pub use self::metrics::Metrics;
 pub use self::object::Object;
+pub use self::state::First;
 pub use self::watch::{CacheEvent, Start, Watch, WatchSpec};
 
 /// All keys of the cluster begin with this; the cache watches it.
@@ -196,6 +197,26 @@ impl Cache {
         let (mut objects, revision) = self.shared().read().list(prefix);
         objects.retain(|object| !object.is_broken() && filter.is_none_or(|filter| filter(object)));
         Ok((objects, revision))
+    }
+
+    /// The first objects of [`Cache::list`], as many as `limit` (0 for all), and how many more there are.
+    pub async fn first(
+        &self,
+        prefix: &str,
+        filter: Option<&Filter>,
+        freshness: Freshness,
+        limit: usize,
+    ) -> Result<First, Failure> {
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        if filter.is_none() {
+            self.shared().fresh(freshness).await?;
+            return Ok(self.shared().read().first(prefix, limit));
+        }
+        // A filter takes time, for which nobody should wait who writes the state.
+        let (mut objects, revision) = self.list(prefix, filter, freshness).await?;
+        let left = objects.len().saturating_sub(limit);
+        objects.truncate(limit);
+        Ok(First { objects, left, revision })
     }
 
     /// Follows the changes of some objects.

@@ -27,6 +27,17 @@ pub(super) struct State {
     pub(super) watchers: Watchers,
 }
 
+/// The beginning of a list.
+#[derive(Debug)]
+pub struct First {
+    /// In order of their keys.
+    pub objects: Vec<CachedObject>,
+    /// How many more there are.
+    pub left: usize,
+    /// The revision of the state that the list is of.
+    pub revision: Revision,
+}
+
 /// A change of one key, with its object already parsed.
 pub(super) enum Update {
     Put(CachedObject),
@@ -56,14 +67,28 @@ impl State {
 
     /// The objects under a prefix that ends with `/`, or at exactly this key, and the revision.
     pub(super) fn list(&self, prefix: &str) -> (Vec<CachedObject>, Revision) {
-        let objects = if prefix.ends_with('/') {
-            let from = (Bound::Included(prefix), Bound::Unbounded);
-            let under = self.objects.range::<str, _>(from).take_while(|(key, _)| key.starts_with(prefix));
-            under.map(|(_, object)| Arc::clone(object)).collect()
-        } else {
-            self.get(prefix).into_iter().collect()
-        };
-        (objects, self.revision)
+        (self.under(prefix).map(Arc::clone).collect(), self.revision)
+    }
+
+    /// The first objects of [`State::list`] that can be read; what is behind them is counted, and not held.
+    pub(super) fn first(&self, prefix: &str, limit: usize) -> First {
+        let mut first = First { objects: Vec::new(), left: 0, revision: self.revision };
+        for object in self.under(prefix).filter(|object| !object.is_broken()) {
+            if first.objects.len() < limit {
+                first.objects.push(Arc::clone(object));
+            } else {
+                first.left += 1;
+            }
+        }
+        first
+    }
+
+    /// What is under a prefix that ends with `/`, or at exactly this key.
+    fn under(&self, prefix: &str) -> impl Iterator<Item = &CachedObject> {
+        let all = prefix.ends_with('/');
+        let from = self.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let under = from.take_while(move |(key, _)| if all { key.starts_with(prefix) } else { &***key == prefix });
+        under.map(|(_, object)| object)
     }
 
     /// The first revision after which all events of a resource are known.

@@ -8,6 +8,7 @@ use diolkos_api::status::{Continue, Failure};
 use diolkos_api::wire;
 use diolkos_store::{Range, StoreError};
 
+use super::options::{State, state_of_list};
 use super::{Caller, Handlers, Target, served_bytes, store_failure};
 use crate::cache::{CachedObject, Filter, Freshness, Object};
 use crate::stack::What;
@@ -66,31 +67,24 @@ impl Handlers {
             .map_err(|_| Failure::bad_request(format!("limit is {}; it may not be negative", request.limit)))?;
         let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
         let collection = target.kind.prefix(&target.namespace);
-        if !request.r#continue.is_empty() {
-            if !request.resource_version.is_empty() && request.resource_version != "0" {
-                return Err(Failure::bad_request("specifying resource version is not allowed when using continue"));
+        let freshness = match state_of_list(&request)? {
+            State::Continued => return self.next_page(&collection, &selection, &request.r#continue, limit).await,
+            State::At(version) => {
+                let page = self.page(&collection, &selection, String::new(), version, limit).await;
+                return page.map_err(store_failure);
             }
-            return self.next_page(&collection, &selection, &request.r#continue, limit).await;
+            State::Current(freshness) => freshness,
+        };
+        let filter = selection.filter.as_ref();
+        let first = self.cache.first(&selection.prefix, filter, freshness, limit).await?;
+        let mut listing =
+            Listing { items: first.objects, revision: first.revision, continue_token: String::new(), remaining: None };
+        if first.left > 0 {
+            let last = listing.items.last().map(|object| object.key.to_string()).unwrap_or_default();
+            listing.continue_token = token(&collection, &last, listing.revision);
+            listing.remaining = filter.is_none().then(|| i64::try_from(first.left).unwrap_or(i64::MAX));
         }
-        check_match(&request.resource_version, &request.resource_version_match)?;
-        if request.resource_version_match == "Exact" {
-            let at = parse_version(&request.resource_version)?;
-            return self.page(&collection, &selection, String::new(), at, limit).await.map_err(store_failure);
-        }
-        let freshness = freshness(&request.resource_version)?;
-        let (mut items, revision) = self.cache.list(&selection.prefix, selection.filter.as_ref(), freshness).await?;
-        if limit == 0 || items.len() <= limit {
-            return Ok(Listing { items, revision, continue_token: String::new(), remaining: None });
-        }
-        let left = items.len() - limit;
-        items.truncate(limit);
-        let last = items.last().map(|object| object.key.to_string()).unwrap_or_default();
-        Ok(Listing {
-            items,
-            revision,
-            continue_token: token(&collection, &last, revision),
-            remaining: selection.filter.is_none().then(|| i64::try_from(left).unwrap_or(i64::MAX)),
-        })
+        Ok(listing)
     }
 
     /// Namespaces and names of what a DeleteCollection means.
@@ -135,10 +129,9 @@ impl Handlers {
         let mut listing = Listing { items: Vec::new(), revision: at, continue_token: String::new(), remaining: None };
         let mut start = start;
         loop {
-            let page = match (&selection.filter, limit) {
-                (_, 0) => 0,
-                (None, limit) => limit,
-                (Some(_), limit) => limit.max(SELECTED_PAGE),
+            let page = match &selection.filter {
+                None => limit,
+                Some(_) => limit.max(SELECTED_PAGE),
             };
             let range =
                 Range { prefix: collection.to_owned(), start: start.clone(), at: listing.revision, limit: page };
@@ -218,23 +211,4 @@ pub(super) fn parse_version(version: &str) -> Result<i64, Failure> {
              \"{version}\": invalid syntax"
         ))
     })
-}
-
-fn check_match(version: &str, version_match: &str) -> Result<(), Failure> {
-    let wrong = |why: String| Err(Failure::bad_request(why));
-    match (version_match, version) {
-        ("", _) => Ok(()),
-        ("Exact" | "NotOlderThan", "") => wrong(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
-                .into(),
-        ),
-        ("Exact", "0") => wrong(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""
-                .into(),
-        ),
-        ("Exact" | "NotOlderThan", _) => Ok(()),
-        (other, _) => wrong(format!(
-            "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
-        )),
-    }
 }

@@ -13,6 +13,7 @@ use futures::stream::{self, Stream, StreamExt as _};
 use serde_json::json;
 
 use super::list::{freshness, parse_version, selection};
+use super::options::check_watch;
 use super::{Caller, Handlers, served_bytes};
 use crate::cache::{CacheEvent, CachedObject, Freshness, Start, WatchSpec};
 use crate::stack::What;
@@ -107,19 +108,10 @@ pub(crate) fn bookmark(kind: &Kind, revision: i64, initial_events_end: bool) -> 
 }
 
 fn start(request: &wire::WatchRequest) -> Result<Start, Failure> {
+    check_watch(request)?;
     let version = request.resource_version.as_str();
     if request.send_initial_events {
-        if request.resource_version_match != "NotOlderThan" {
-            return Err(Failure::bad_request(
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
         return Ok(Start::State { freshness: freshness(version)?, bookmark: request.allow_bookmarks });
-    }
-    if !request.resource_version_match.is_empty() {
-        return Err(Failure::bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ));
     }
     match version {
         "" => Ok(Start::State { freshness: Freshness::Latest, bookmark: false }),

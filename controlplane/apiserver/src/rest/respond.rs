@@ -1,6 +1,6 @@
 //! From what the handlers answer to bytes and headers.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -56,9 +56,9 @@ pub(super) fn warn(response: &mut Response, warning: &str) {
     }
 }
 
-/// A list, sent in chunks: the objects are not copied into one buffer.
+/// A list, sent in chunks that are made one after the other: neither its objects nor their rows are all in memory twice.
 pub(super) fn listing(
-    kind: &Kind,
+    kind: Arc<Kind>,
     listing: Listing,
     form: &Form,
     parameters: &Parameters,
@@ -70,26 +70,67 @@ pub(super) fn listing(
             metadata["remainingItemCount"] = remaining.into();
         }
     }
-    if form.is_plain() && !form.yaml {
-        return Ok(chunked(kind, &metadata, listing.items));
-    }
-    let objects: Vec<Value> = listing.items.iter().map(|object| parse(&object.bytes)).collect::<Result<_, _>>()?;
-    let value = match form.representation {
-        Representation::Table => table::table(kind, &objects, metadata, parameters.include_object),
-        Representation::Partial => json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": metadata,
-            "items": objects.iter().map(table::partial).collect::<Vec<_>>(),
-        }),
-        Representation::Object => json!({
-            "kind": kind.list_kind,
-            "apiVersion": kind.api_version(),
-            "metadata": metadata,
-            "items": objects,
-        }),
+    let include = parameters.include_object;
+    let representation = form.representation;
+    let head = match representation {
+        Representation::Table => table::table(&kind, &[], metadata, include),
+        Representation::Partial => list("PartialObjectMetadataList", "meta.k8s.io/v1".into(), metadata),
+        Representation::Object => list(&kind.list_kind, kind.api_version(), metadata),
     };
-    encoded(StatusCode::OK, Bytes::from(value.to_string()), form)
+    let now = diolkos_api::now();
+    let item = move |object: &CachedObject| -> Result<Bytes, Failure> {
+        let shown = match representation {
+            Representation::Object => return Ok(object.bytes.clone()),
+            Representation::Table => table::row(&kind, &parse(&object.bytes)?, include, now),
+            Representation::Partial => table::partial(&parse(&object.bytes)?),
+        };
+        Ok(Bytes::from(shown.to_string()))
+    };
+    if form.yaml {
+        // YAML is for people, who ask for little.
+        let mut body = Vec::new();
+        for part in parts(head, listing.items, item) {
+            body.extend_from_slice(&part?);
+        }
+        return encoded(StatusCode::OK, body.into(), form);
+    }
+    let body = Body::from_stream(stream::iter(parts(head, listing.items, item)));
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// A list without its items, which come last.
+fn list(kind: &str, api_version: String, metadata: Value) -> Value {
+    json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": []})
+}
+
+/// The bytes of a list whose `head` ends with an empty array, and the items that go into it.
+fn parts(
+    head: Value,
+    items: Vec<CachedObject>,
+    item: impl Fn(&CachedObject) -> Result<Bytes, Failure> + Send,
+) -> impl Iterator<Item = Result<Bytes, Failure>> + Send {
+    let mut head = head.to_string();
+    head.truncate(head.len() - "]}".len());
+    let mut items = items.into_iter().peekable();
+    let mut first = true;
+    let chunks = std::iter::from_fn(move || {
+        items.peek()?;
+        let mut chunk = BytesMut::new();
+        for object in items.by_ref().take(CHUNK_OBJECTS) {
+            match item(&object) {
+                Ok(bytes) => {
+                    chunk.extend_from_slice(if first { b"" } else { b"," });
+                    chunk.extend_from_slice(&bytes);
+                    first = false;
+                }
+                // The body breaks off, which no client takes for a whole list.
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
+        Some(Ok(chunk.freeze()))
+    });
+    let end = std::iter::once(Ok(Bytes::from_static(b"]}")));
+    std::iter::once(Ok(Bytes::from(head))).chain(chunks).chain(end)
 }
 
 /// A list of what a DeleteCollection deleted.
@@ -102,29 +143,6 @@ pub(super) fn objects(kind: &Kind, objects: &[wire::Object], form: &Form) -> Res
         "items": items,
     });
     encoded(StatusCode::OK, Bytes::from(list.to_string()), form)
-}
-
-fn chunked(kind: &Kind, metadata: &Value, items: Vec<CachedObject>) -> Response {
-    let head = format!(
-        "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
-        Value::from(kind.list_kind.as_str()),
-        Value::from(kind.api_version()),
-    );
-    let mut parts = vec![Bytes::from(head)];
-    for (index, chunk) in items.chunks(CHUNK_OBJECTS).enumerate() {
-        let size: usize = chunk.iter().map(|object| object.bytes.len() + 1).sum();
-        let mut part = BytesMut::with_capacity(size);
-        for (position, object) in chunk.iter().enumerate() {
-            if index + position > 0 {
-                part.extend_from_slice(b",");
-            }
-            part.extend_from_slice(&object.bytes);
-        }
-        parts.push(part.freeze());
-    }
-    parts.push(Bytes::from_static(b"]}"));
-    let body = Body::from_stream(stream::iter(parts.into_iter().map(Ok::<_, Infallible>)));
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn encoded(code: StatusCode, json: Bytes, form: &Form) -> Result<Response, Failure> {

@@ -48,7 +48,8 @@ fn definitions(kind: &Kind) -> Value {
     kind.columns.iter().map(column).collect()
 }
 
-fn row(kind: &Kind, object: &Value, include: IncludeObject, now: Timestamp) -> Value {
+/// The row of one object.
+pub(super) fn row(kind: &Kind, object: &Value, include: IncludeObject, now: Timestamp) -> Value {
     let cells = Value::Array(kind.cells(object, now));
     match include {
         IncludeObject::None => json!({"cells": cells}),

@@ -13,6 +13,7 @@ mod failures;
 mod families;
 mod kinds;
 mod limits;
+mod lists;
 mod nodes;
 mod rbac;
 mod tls;
