@@ -96,10 +96,7 @@ impl Api for Service {
     async fn delete_collection(&self, request: Request<wire::DeleteRequest>) -> Result<Response<Pages>, Status> {
         let (caller, request) = open(request)?;
         let deleted = self.handlers.delete_collection(&caller, request).await?;
-        let revision = deleted.iter().map(|object| object.resource_version).max().unwrap_or(0);
-        let page = |items| Ok(wire::Page { items, resource_version: revision, ..wire::Page::default() });
-        let pages: Vec<_> = split(deleted, |object| object.json.len()).into_iter().map(page).collect();
-        Ok(Response::new(Box::pin(stream::iter(pages))))
+        Ok(Response::new(pages(deleted, false)))
     }
 }
 

@@ -211,13 +211,16 @@ impl Call<'_> {
 
     async fn delete(self) -> Result<Response, Failure> {
         let object = self.handlers.delete(self.caller, self.delete_request()?).await?;
-        self.object(StatusCode::OK, object)
+        let kind = self.kind()?;
+        match respond::deleted(&kind, &object)? {
+            Some(status) => self.object(StatusCode::OK, status),
+            None => self.object(StatusCode::OK, object),
+        }
     }
 
     async fn delete_collection(self) -> Result<Response, Failure> {
-        let objects = self.handlers.delete_collection(self.caller, self.delete_request()?).await?;
-        let kind = self.kind()?;
-        respond::objects(&kind, &objects, &self.form)
+        let listing = self.handlers.delete_collection(self.caller, self.delete_request()?).await?;
+        respond::listing(self.kind()?, listing, &self.form, &self.parameters)
     }
 
     fn object(&self, code: StatusCode, object: wire::Object) -> Result<Response, Failure> {
@@ -262,6 +265,10 @@ impl Call<'_> {
             dry_run: self.parameters.dry_run,
             label_selector: self.parameters.label_selector.clone(),
             field_selector: self.parameters.field_selector.clone(),
+            limit: self.parameters.limit,
+            r#continue: self.parameters.continue_token.clone(),
+            resource_version: self.parameters.resource_version.clone(),
+            resource_version_match: self.parameters.resource_version_match.clone(),
             ..wire::DeleteRequest::default()
         };
         if !self.body.is_empty() {

@@ -1,6 +1,6 @@
 //! Delete: at once, or marked and left to its finalizers or, for a pod on a node, to its kubelet.
 
-use diolkos_api::kind::Kind;
+use diolkos_api::kind::{Causes, Kind};
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::transaction::{Current, Edit};
-use super::{Caller, Handlers, Target, rfc3339};
+use super::{Caller, Handlers, Listing, Target, rfc3339};
 
 /// Grace of a pod that does not say how long it wants, in seconds.
 const DEFAULT_GRACE: i64 = 30;
@@ -37,28 +37,40 @@ impl Handlers {
         self.delete_one(&target, &options).await
     }
 
-    /// Deletes what the selectors match, and returns it.
+    /// Deletes what a list of the same options would show, and returns that list. A client that was given a token goes
+    /// on where this page ends.
     pub(crate) async fn delete_collection(
         &self,
         caller: &Caller,
         request: wire::DeleteRequest,
-    ) -> Result<Vec<wire::Object>, Failure> {
+    ) -> Result<Listing, Failure> {
         let target = self.collection(caller, "deletecollection", request.key.clone(), &request.field_selector)?;
         let options = options(&request)?;
-        let matching = self.matching(&target, &request).await?;
-        let deleted = stream::iter(matching.into_iter().map(|(namespace, name)| {
+        let list = wire::ListRequest {
+            label_selector: request.label_selector,
+            field_selector: request.field_selector,
+            limit: request.limit,
+            r#continue: request.r#continue,
+            resource_version: request.resource_version,
+            resource_version_match: request.resource_version_match,
+            ..wire::ListRequest::default()
+        };
+        let listing = self.list_of(caller, &target, list).await?;
+        let names: Vec<(String, String)> =
+            listing.items.iter().map(|object| (object.namespace().to_owned(), object.name().to_owned())).collect();
+        let deletions = stream::iter(names.into_iter().map(|(namespace, name)| {
             let target = Target { namespace, name, ..target.whole() };
             let options = &options;
             async move {
                 match self.delete_one(&target, options).await {
-                    Ok(object) => Ok(Some(object)),
                     // Somebody else was faster, which is as good.
-                    Err(failure) if failure.is_not_found() => Ok(None),
-                    Err(failure) => Err(failure),
+                    Err(failure) if !failure.is_not_found() => Err(failure),
+                    _ => Ok(()),
                 }
             }
         }));
-        deleted.buffered(CONCURRENT_DELETES).try_filter_map(async |object| Ok(object)).try_collect().await
+        deletions.buffer_unordered(CONCURRENT_DELETES).try_collect::<()>().await?;
+        Ok(listing)
     }
 
     /// Deletes what was found and allowed already.
@@ -84,16 +96,14 @@ fn options(request: &wire::DeleteRequest) -> Result<Options, Failure> {
             )));
         }
         other => {
-            return Err(Failure::bad_request(format!(
-                "invalid propagationPolicy {other:?}: it may be \"Background\", \"Foreground\" or \"Orphan\""
-            )));
+            let mut causes = Causes::default();
+            causes.unsupported("propagationPolicy", other, &["Foreground", "Background", "Orphan", "nil"]);
+            return Err(Failure::invalid_options("DeleteOptions", causes.into_vec()));
         }
     }
-    if request.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
-        return Err(Failure::bad_request("gracePeriodSeconds may not be negative"));
-    }
     Ok(Options {
-        grace: request.grace_period_seconds,
+        // As Kubernetes reads a negative one.
+        grace: request.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds }),
         uid: request.precondition_uid.clone(),
         resource_version: request.precondition_resource_version.clone(),
         dry_run: request.dry_run,

@@ -52,8 +52,18 @@ impl Handlers {
 
     pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {
         let target = self.collection(caller, "list", request.key.clone(), &request.field_selector)?;
+        self.list_of(caller, &target, request).await
+    }
+
+    /// The list of a collection that was found and allowed already.
+    pub(super) async fn list_of(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        request: wire::ListRequest,
+    ) -> Result<Listing, Failure> {
         let _place = self.users.open(&caller.user, What::Lists)?;
-        let mut listing = self.list_stored(&target, request).await?;
+        let mut listing = self.list_stored(target, request).await?;
         if target.served.is_converted() {
             for object in &mut listing.items {
                 *object = Arc::new(object.served_as(served_bytes(&target.served, &object.bytes)?));
@@ -85,17 +95,6 @@ impl Handlers {
             listing.remaining = filter.is_none().then(|| i64::try_from(first.left).unwrap_or(i64::MAX));
         }
         Ok(listing)
-    }
-
-    /// Namespaces and names of what a DeleteCollection means.
-    pub(super) async fn matching(
-        &self,
-        target: &Target,
-        request: &wire::DeleteRequest,
-    ) -> Result<Vec<(String, String)>, Failure> {
-        let selection = selection(&target.served, &target.namespace, &request.label_selector, &request.field_selector)?;
-        let (items, _) = self.cache.list(&selection.prefix, selection.filter.as_ref(), Freshness::Latest).await?;
-        Ok(items.iter().map(|object| (object.namespace().to_owned(), object.name().to_owned())).collect())
     }
 
     async fn next_page(

@@ -1,6 +1,7 @@
 //! The parameters of a request for objects.
 
 use axum::extract::Query;
+use diolkos_api::kind::Causes;
 use diolkos_api::status::Failure;
 use diolkos_api::wire::DeleteRequest;
 use http::Uri;
@@ -97,6 +98,12 @@ pub(super) fn read_delete_options(json: &[u8], request: &mut DeleteRequest) -> R
         }
     }
     let text = |value: &Value| value.as_str().map(str::to_owned);
+    if options["orphanDependents"].is_boolean() && options["propagationPolicy"].is_string() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        let mut causes = Causes::default();
+        causes.invalid("propagationPolicy", options["propagationPolicy"].clone(), why);
+        return Err(Failure::invalid_options("DeleteOptions", causes.into_vec()));
+    }
     if let Some(policy) = text(&options["propagationPolicy"]) {
         request.propagation_policy = policy;
     } else if options["orphanDependents"] == true {

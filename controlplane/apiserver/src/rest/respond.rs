@@ -133,16 +133,38 @@ fn parts(
     std::iter::once(Ok(Bytes::from(head))).chain(chunks).chain(end)
 }
 
-/// A list of what a DeleteCollection deleted.
-pub(super) fn objects(kind: &Kind, objects: &[wire::Object], form: &Form) -> Result<Response, Failure> {
-    let items: Vec<Value> = objects.iter().map(|object| parse(&object.json)).collect::<Result<_, _>>()?;
-    let list = json!({
-        "kind": kind.list_kind,
-        "apiVersion": kind.api_version(),
-        "metadata": {},
-        "items": items,
+/// What Kubernetes answers instead of an object of most kinds when it is gone; `None` where the object is the answer:
+/// it stays for a while, or is of a few kinds for which Kubernetes has it so.
+pub(super) fn deleted(kind: &Kind, object: &wire::Object) -> Result<Option<wire::Object>, Failure> {
+    const RETURNED: [&str; 8] = [
+        "persistentvolumeclaims",
+        "persistentvolumes",
+        "pods",
+        "podtemplates",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+        "storageclasses",
+    ];
+    if RETURNED.contains(&kind.plural.as_str()) {
+        return Ok(None);
+    }
+    let value = parse(&object.json)?;
+    if kind.has_finalizers(&value) {
+        return Ok(None);
+    }
+    let metadata = &value["metadata"];
+    let mut details = json!({"name": metadata["name"]});
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.as_str().into();
+    }
+    details["kind"] = kind.plural.as_str().into();
+    details["uid"] = metadata["uid"].clone();
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
     });
-    encoded(StatusCode::OK, Bytes::from(list.to_string()), form)
+    let json = Bytes::from(status.to_string());
+    Ok(Some(wire::Object { json, resource_version: 0, warnings: object.warnings.clone() }))
 }
 
 fn encoded(code: StatusCode, json: Bytes, form: &Form) -> Result<Response, Failure> {
