@@ -108,6 +108,12 @@ impl Failure {
         Self::new(406, "NotAcceptable", message, Some(StatusDetails::default()))
     }
 
+    /// 406, as discovery says it.
+    pub fn not_accepted(available: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", available.join(", "));
+        Self::new(406, "NotAcceptable", message, None)
+    }
+
     /// 409: the name is taken.
     pub fn already_exists(resource: GroupResource<'_>, name: &str) -> Self {
         let message = format!("{resource} \"{name}\" already exists");

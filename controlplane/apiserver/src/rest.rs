@@ -1,7 +1,9 @@
 //! REST: Kubernetes' paths, parameters and encodings over the same handlers as gRPC.
 
 mod address;
+mod aggregated;
 mod discovery;
+mod etag;
 mod negotiation;
 mod parameters;
 mod respond;

@@ -9,14 +9,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::address::{DiscoveryPath, Fixed};
-use super::negotiation::aggregated_discovery;
+use super::aggregated;
+use super::negotiation::DiscoveryForm;
 use crate::handlers::Handlers;
 
 /// The version of Kubernetes whose API this is.
 const MINOR: &str = "36";
 const GIT_VERSION: &str = concat!("v1.36.0+diolkos-", env!("CARGO_PKG_VERSION"));
-
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `None` for a group or version that is not there.
 pub(super) fn answer(
@@ -25,9 +24,10 @@ pub(super) fn answer(
     headers: &HeaderMap,
 ) -> Result<Option<Response>, Failure> {
     let groups = groups(handlers);
+    let form = DiscoveryForm::of_response(headers)?;
     let value = match path {
-        DiscoveryPath::Core | DiscoveryPath::Groups if aggregated_discovery(headers) => {
-            return Ok(Some(aggregated(&groups, *path == DiscoveryPath::Core)));
+        DiscoveryPath::Core | DiscoveryPath::Groups if form == DiscoveryForm::Aggregated => {
+            return Ok(Some(aggregated::answer(&groups, *path == DiscoveryPath::Core, headers)));
         }
         DiscoveryPath::Core => json!({
             "kind": "APIVersions",
@@ -63,7 +63,13 @@ pub(super) fn answer(
             })
         }
     };
-    Ok(Some(json_response(&value)))
+    Ok(Some(match form {
+        DiscoveryForm::Yaml => {
+            let text = serde_yaml_ng::to_string(&value).map_err(Failure::internal)?;
+            (StatusCode::OK, [(header::CONTENT_TYPE, "application/yaml")], text).into_response()
+        }
+        DiscoveryForm::Json | DiscoveryForm::Aggregated => json_response(&value),
+    }))
 }
 
 pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failure> {
@@ -103,13 +109,13 @@ pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failur
 }
 
 /// A group with its kinds, in the order of the table.
-struct Group {
-    name: String,
-    kinds: Vec<Arc<Kind>>,
+pub(super) struct Group {
+    pub name: String,
+    pub kinds: Vec<Arc<Kind>>,
 }
 
 impl Group {
-    fn versions(&self) -> Vec<&str> {
+    pub(super) fn versions(&self) -> Vec<&str> {
         let mut versions: Vec<&str> = Vec::new();
         for kind in &self.kinds {
             if !versions.contains(&kind.version.as_str()) {
@@ -126,7 +132,7 @@ impl Group {
     }
 }
 
-fn groups(handlers: &Handlers) -> Vec<Group> {
+pub(super) fn groups(handlers: &Handlers) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for kind in handlers.registry.all() {
         match groups.iter_mut().find(|group| group.name == kind.group) {
@@ -169,57 +175,8 @@ fn resources(kind: &Kind) -> Vec<Value> {
     std::iter::once(own).chain(kind.subresources.iter().map(part)).collect()
 }
 
-fn part_kind<'a>(kind: &'a Kind, part: &'a Subresource) -> &'a str {
+pub(super) fn part_kind<'a>(kind: &'a Kind, part: &'a Subresource) -> &'a str {
     if part.kind.is_empty() { &kind.kind } else { part.kind }
-}
-
-/// Everything in one answer, as newer clients ask for it.
-fn aggregated(groups: &[Group], core: bool) -> Response {
-    let chosen = groups.iter().filter(|group| group.name.is_empty() == core);
-    let items: Vec<Value> = chosen
-        .map(|group| {
-            let version = |version: &str| {
-                let kinds = group.kinds.iter().filter(|kind| kind.version == version);
-                json!({"version": version, "resources": kinds.map(|kind| aggregated_kind(kind)).collect::<Vec<_>>(),
-                       "freshness": "Current"})
-            };
-            let metadata = if core { json!({}) } else { json!({"name": group.name}) };
-            json!({"metadata": metadata, "versions": group.versions().into_iter().map(version).collect::<Vec<_>>()})
-        })
-        .collect();
-    let list = json!({
-        "kind": "APIGroupDiscoveryList",
-        "apiVersion": "apidiscovery.k8s.io/v2",
-        "metadata": {},
-        "items": items,
-    });
-    let mut response = json_response(&list);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    response
-}
-
-fn aggregated_kind(kind: &Kind) -> Value {
-    let part = |part: &Subresource| {
-        json!({
-            "subresource": part.name,
-            "responseKind": {"group": part.group, "version": part.version, "kind": part_kind(kind, part)},
-            "verbs": part.verbs,
-        })
-    };
-    let mut value = json!({
-        "resource": kind.plural,
-        "responseKind": {"group": "", "version": "", "kind": kind.kind},
-        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": kind.singular,
-        "verbs": kind.verbs,
-    });
-    let lists = [("shortNames", json!(kind.short_names)), ("categories", json!(kind.categories))];
-    for (name, list) in lists.into_iter().chain([("subresources", kind.subresources.iter().map(part).collect())]) {
-        if list.as_array().is_some_and(|list| !list.is_empty()) {
-            value[name] = list;
-        }
-    }
-    value
 }
 
 fn paths(handlers: &Handlers) -> Vec<String> {

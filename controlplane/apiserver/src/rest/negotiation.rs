@@ -35,12 +35,10 @@ pub(super) enum Representation {
 impl Form {
     /// The first of the Accept header's choices, by weight, that there is; 406 when there is none.
     pub(super) fn of_response(headers: &HeaderMap) -> Result<Form, Failure> {
-        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut choices: Vec<Media> = accept.flat_map(|value| value.split(',')).filter_map(Media::parse).collect();
+        let choices = choices(headers);
         if choices.is_empty() {
             return Ok(Form { representation: Representation::Object, yaml: false });
         }
-        choices.sort_by(|a, b| b.weight.total_cmp(&a.weight));
         choices.iter().find_map(form).ok_or_else(|| Failure::not_acceptable(AVAILABLE))
     }
 }
@@ -62,16 +60,43 @@ fn form(media: &Media) -> Option<Form> {
     Some(Form { representation, yaml })
 }
 
-/// The version of aggregated discovery that the client asks for, if it does.
-pub(super) fn aggregated_discovery(headers: &HeaderMap) -> bool {
+/// How discovery is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiscoveryForm {
+    Json,
+    Yaml,
+    /// Everything in one answer, in version v2. Of older versions there are none since Kubernetes 1.36: who asks for
+    /// them too, asks for plain JSON behind.
+    Aggregated,
+}
+
+impl DiscoveryForm {
+    /// The first of the Accept header's choices, by weight, that there is; 406 when there is none.
+    pub(super) fn of_response(headers: &HeaderMap) -> Result<DiscoveryForm, Failure> {
+        let choices = choices(headers);
+        if choices.is_empty() {
+            return Ok(DiscoveryForm::Json);
+        }
+        let form = |media: &Media| match (media.name.as_str(), media.parameter("as")) {
+            ("application/json" | "*/*" | "application/*", None) => Some(DiscoveryForm::Json),
+            ("application/yaml", None) => Some(DiscoveryForm::Yaml),
+            ("application/json", Some("APIGroupDiscoveryList"))
+                if media.parameter("g") == Some("apidiscovery.k8s.io") && media.parameter("v") == Some("v2") =>
+            {
+                Some(DiscoveryForm::Aggregated)
+            }
+            _ => None,
+        };
+        choices.iter().find_map(form).ok_or_else(|| Failure::not_accepted(BODIES))
+    }
+}
+
+/// What the Accept header names, the heaviest first.
+fn choices(headers: &HeaderMap) -> Vec<Media> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut choices = accept.flat_map(|value| value.split(',')).filter_map(Media::parse);
-    choices.any(|media| {
-        media.name == "application/json"
-            && media.parameter("as") == Some("APIGroupDiscoveryList")
-            && media.parameter("g") == Some("apidiscovery.k8s.io")
-            && media.parameter("v") == Some("v2")
-    })
+    let mut choices: Vec<Media> = accept.flat_map(|value| value.split(',')).filter_map(Media::parse).collect();
+    choices.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    choices
 }
 
 /// The body as JSON; 415 for a content type that is not read.

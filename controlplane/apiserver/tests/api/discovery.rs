@@ -80,18 +80,105 @@ async fn discovery_lists_groups_versions_and_kinds() {
     assert_eq!(openapi.headers["content-type"], "application/octet-stream");
 }
 
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The versions of groups, each with what is in it.
+fn versions(list: &Value) -> Vec<(String, Value)> {
+    let group = |group: &Value| group["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let of = |item: &Value| -> Vec<(String, Value)> {
+        let versions = item["versions"].as_array().unwrap().iter();
+        versions
+            .map(|version| (format!("{}/{}", group(item), version["version"].as_str().unwrap()), version.clone()))
+            .collect()
+    };
+    list["items"].as_array().unwrap().iter().flat_map(of).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn newer_clients_get_everything_in_one_answer() {
+async fn newer_clients_get_everything_in_one_answer_as_from_a_real_server() {
     let server = Server::start().await;
     let rest = server.admin_rest();
-    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-    let answer = rest.send(Method::GET, "/apis", &[("accept", accept)], "").await;
-    assert_eq!(answer.headers["content-type"], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
-    let apps = answer.json()["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").cloned();
-    let resources = apps.unwrap()["versions"][0]["resources"].clone();
-    let deployments = resources.as_array().unwrap().iter().find(|row| row["resource"] == "deployments").unwrap();
-    assert_eq!(deployments["responseKind"]["kind"], "Deployment");
-    assert_eq!(deployments["scope"], "Namespaced");
+    let mut kinds = 0;
+    for (path, name) in [("/api", "aggdisc_api"), ("/apis", "aggdisc_apis")] {
+        let answer = rest.send(Method::GET, path, &[("accept", AGGREGATED)], "").await;
+        assert_eq!(answer.headers["content-type"], AGGREGATED);
+        assert_eq!(
+            (&answer.headers["vary"], &answer.headers["cache-control"]),
+            (&"Accept".parse().unwrap(), &"public".parse().unwrap())
+        );
+        let (own, recorded) = (answer.json(), fixture(name));
+        for field in ["kind", "apiVersion", "metadata"] {
+            assert_eq!(own[field], recorded[field]);
+        }
+        let recorded = versions(&recorded);
+        let order: Vec<&String> = recorded.iter().map(|(name, _)| name).collect();
+        let own = versions(&own);
+        let named: Vec<&String> = own.iter().map(|(name, _)| name).collect();
+        assert_eq!(named, order.into_iter().filter(|name| named.contains(name)).collect::<Vec<_>>());
+        for (name, version) in own {
+            let real = &recorded.iter().find(|(other, _)| *other == name).unwrap().1;
+            assert_eq!(version["freshness"], real["freshness"]);
+            for row in version["resources"].as_array().unwrap() {
+                let same = |other: &&Value| other["resource"] == row["resource"];
+                let mut real = real["resources"].as_array().unwrap().iter().find(same).unwrap().clone();
+                // Streams into pods and proxies are not part of this server.
+                let parts = row["subresources"].as_array().into_iter().flatten();
+                let parts: Vec<&Value> = parts.map(|part| &part["subresource"]).collect();
+                if let Some(all) = real.get_mut("subresources").and_then(Value::as_array_mut) {
+                    all.retain(|part| parts.contains(&&part["subresource"]));
+                    if all.is_empty() {
+                        real.as_object_mut().unwrap().remove("subresources");
+                    }
+                }
+                assert_eq!(*row, real, "{name}");
+                kinds += 1;
+            }
+        }
+    }
+    assert!(kinds > 40, "{kinds}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_what_there_is_is_told_that_it_is_still_so() {
+    let server = Server::start().await;
+    let rest = server.admin_rest();
+    let first = rest.send(Method::GET, "/apis", &[("accept", AGGREGATED)], "").await;
+    let tag = first.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(tag.len(), 130);
+    let known = [("accept", AGGREGATED), ("if-none-match", &tag)];
+    let again = rest.send(Method::GET, "/apis", &known, "").await;
+    assert_eq!((again.code.as_u16(), again.body.len(), &again.headers["etag"]), (304, 0, &first.headers["etag"]));
+    assert_eq!(rest.send(Method::GET, "/api", &known, "").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovery_comes_in_the_form_that_the_client_asks_for() {
+    let server = Server::start().await;
+    let rest = server.admin_rest();
+    let beta = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    let alone = rest.send(Method::GET, "/apis", &[("accept", beta)], "").await;
+    assert_eq!(alone.code, 406);
+    let recorded = fixture("aggdisc_apis_v2beta1");
+    for field in ["kind", "apiVersion", "metadata", "status", "reason", "code"] {
+        assert_eq!(alone.json()[field], recorded[field]);
+    }
+    // The server has no protobuf of its own.
+    let message = recorded["message"].as_str().unwrap().replace(", application/vnd.kubernetes.protobuf", "");
+    assert_eq!(alone.json()["message"], message);
+    for accept in [format!("{beta},application/json"), "application/json, */*".into(), "*/*".into()] {
+        assert_eq!(
+            rest.send(Method::GET, "/apis", &[("accept", &accept)], "").await.json()["kind"],
+            "APIGroupList",
+            "{accept}"
+        );
+    }
+    let both = format!("{AGGREGATED},{beta},application/json");
+    assert_eq!(rest.send(Method::GET, "/apis", &[("accept", &both)], "").await.json()["kind"], "APIGroupDiscoveryList");
+    let yaml = rest.send(Method::GET, "/api/v1", &[("accept", "application/yaml")], "").await;
+    assert!(yaml.body.starts_with(b"kind: APIResourceList\n"), "{:?}", yaml.body);
+    // What is of one version is never aggregated.
+    let apps = rest.send(Method::GET, "/apis/apps/v1", &[("accept", &both)], "").await;
+    assert_eq!(apps.json()["kind"], "APIResourceList");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
