@@ -170,8 +170,7 @@ pub(crate) struct Rules {
 }
 
 /// Kinds that are kept and checked while nothing acts on them yet: their writers are told. Group, kind, and what is so.
-const IDLE: [(&str, &str, &str); 10] = [
-    ("", "LimitRange", "is not enforced yet"),
+const IDLE: [(&str, &str, &str); 9] = [
     ("", "PersistentVolumeClaim", "is not bound by any controller yet"),
     ("", "ReplicationController", NO_CONTROLLER),
     ("", "ResourceQuota", "is not enforced yet"),
@@ -348,12 +347,22 @@ impl Kind {
             rule::copy_part(old, new, "spec", "finalizers");
         }
         (self.rules.carry_over)(new, old);
-        if self.generation
-            && self.content_differs(new, old)
-            && let Some(metadata) = rule::object_at(new, "metadata")
-        {
-            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
-            rule::set(metadata, "generation", generation + 1);
+        self.count_generation(new, old);
+    }
+
+    /// `metadata.generation` of what replaces `old`, also once admission has completed it.
+    pub fn count_generation(&self, new: &mut Value, old: &Value) {
+        if !self.generation {
+            return;
+        }
+        let differs = self.content_differs(new, old);
+        let generation = old["metadata"]["generation"].as_i64();
+        if let Some(metadata) = rule::object_at(new, "metadata") {
+            match generation {
+                _ if differs => rule::set(metadata, "generation", generation.unwrap_or(0) + 1),
+                Some(generation) => rule::set(metadata, "generation", generation),
+                None => {}
+            }
         }
     }
 

@@ -113,6 +113,71 @@ impl std::iter::Sum for Quantity {
     }
 }
 
+/// A quantity and how it is written: "1Gi" stays in powers of 1024, as in Kubernetes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    pub quantity: Quantity,
+    binary: bool,
+}
+
+impl Amount {
+    pub const fn from_units(units: i64) -> Self {
+        Self { quantity: Quantity::from_units(units), binary: false }
+    }
+
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { quantity: Quantity::parse(text)?, binary: text.ends_with('i') })
+    }
+
+    /// The larger of both.
+    pub fn max(self, other: Self) -> Self {
+        if other.quantity > self.quantity { other } else { self }
+    }
+}
+
+/// Nothing takes the form of what is added to it.
+impl AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        if self.quantity == Quantity::ZERO {
+            self.binary = other.binary;
+        }
+        self.quantity += other.quantity;
+    }
+}
+
+impl Sub for Amount {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        let binary = if self.quantity == Quantity::ZERO { other.binary } else { self.binary };
+        Self { quantity: self.quantity - other.quantity, binary }
+    }
+}
+
+/// With the largest suffix that loses nothing.
+impl fmt::Display for Amount {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milli = self.quantity.milli;
+        if milli % 1000 != 0 {
+            return write!(formatter, "{milli}m");
+        }
+        let mut units = milli / 1000;
+        let (step, suffixes) = if self.binary && units.abs() >= 1024 {
+            (1024, ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
+        } else {
+            (1000, ["k", "M", "G", "T", "P", "E"])
+        };
+        let mut suffix = "";
+        for larger in suffixes {
+            if units == 0 || units % step != 0 {
+                break;
+            }
+            (units, suffix) = (units / step, larger);
+        }
+        write!(formatter, "{units}{suffix}")
+    }
+}
+
 /// What a suffix multiplies and divides by.
 fn scale(suffix: &str) -> Option<(i128, i128)> {
     let binary = |power: u32| Some((1i128 << (10 * power), 1));
@@ -147,7 +212,7 @@ fn scale(suffix: &str) -> Option<(i128, i128)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::Quantity;
+    use super::{Amount, Quantity};
 
     fn milli(text: &str) -> i64 {
         Quantity::parse(text).unwrap().milli()
@@ -179,6 +244,30 @@ mod tests {
         {
             assert!(Quantity::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_amount_is_written_with_the_largest_suffix_of_its_form() {
+        for (text, expected) in [
+            ("0", "0"),
+            ("500m", "500m"),
+            ("0.5", "500m"),
+            ("1000m", "1"),
+            ("1000", "1k"),
+            ("1500", "1500"),
+            ("1Gi", "1Gi"),
+            ("1024Mi", "1Gi"),
+            ("1025Ki", "1025Ki"),
+            ("0.5Ki", "512"),
+            ("1000Mi", "1000Mi"),
+            ("2000000", "2M"),
+        ] {
+            assert_eq!(Amount::parse(text).unwrap().to_string(), expected, "{text}");
+        }
+        let mut sum = Amount::default();
+        ["1Gi", "512Mi"].iter().for_each(|text| sum += Amount::parse(text).unwrap());
+        assert_eq!(sum.to_string(), "1536Mi");
+        assert_eq!((sum - Amount::parse("512Mi").unwrap()).to_string(), "1Gi");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What every cluster has, made at the start and kept: the system's namespaces, and the Service with which pods reach
+//! What every cluster has, made at the start and kept: the system's namespaces and priority classes, the Service with which pods reach
 //! the apiserver, and the default roles.
 
 mod roles;
@@ -19,6 +19,19 @@ use crate::serve::Shutdown;
 use crate::stack::{Record, User};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// The classes of pods that a cluster cannot do without: name, priority, and what Kubernetes says of them.
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
 /// How often is looked whether all of it is still there.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// In every so many of these looks, the first one among them, addresses without a Service are given back.
@@ -35,6 +48,16 @@ async fn ensure(handlers: &Handlers, advertised: SocketAddr) -> Result<(), Failu
     for name in NAMESPACES {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(handlers, key("", "namespaces", "", name), &namespace).await?;
+    }
+    for (name, value, description) in PRIORITY_CLASSES {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": description,
+        });
+        create(handlers, key("scheduling.k8s.io", "priorityclasses", "", name), &class).await?;
     }
     create(handlers, key("", "services", "default", "kubernetes"), &service(handlers, advertised)).await?;
     let slice_key = key("discovery.k8s.io", "endpointslices", "default", "kubernetes");

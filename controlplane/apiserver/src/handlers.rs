@@ -27,7 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::addresses::ServiceAddresses;
-use crate::admission::{Write, node_restriction};
+use crate::admission::{Admission, Write};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::stack::{Attributes, Authorizer, Record, User, Users};
@@ -46,6 +46,7 @@ pub(crate) struct Handlers {
     pub addresses: ServiceAddresses,
     pub turns: Turns,
     pub authorizer: Authorizer,
+    pub admission: Admission,
     pub tokens: Tokens,
     pub users: Users,
     pub metrics: Metrics,
@@ -152,9 +153,14 @@ impl Handlers {
         self.allowed(caller, attributes, verb, key, false)
     }
 
-    /// 403 unless whoever asks may write this.
+    /// Completes what is about to be written. Returns what its writer should know.
+    async fn admit(&self, target: &Target, object: &mut Value, old: Option<&Value>) -> Result<Vec<String>, Failure> {
+        self.admission.admit(&target.write(None, old), object).await
+    }
+
+    /// 403 unless this may be written, by whoever asks.
     fn check_write(&self, target: &Target, new: Option<&Value>, old: Option<&Value>) -> Result<(), Failure> {
-        node_restriction::check(&target.write(new, old))?;
+        self.admission.validate(&target.write(new, old))?;
         match new {
             Some(new) => self.authorizer.check_grant(&target.user, &target.kind, new, old),
             None => Ok(()),

@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use addresses::ServiceAddresses;
+use admission::Admission;
 use cache::Cache;
 use handlers::{Handlers, Turns};
 use metrics::Metrics;
@@ -36,6 +37,7 @@ use serve::{Shutdown, Stop};
 use stack::{Audit, Authenticator, Authorizer, Layers, Limits, Users};
 use tokens::Tokens;
 
+pub use admission::AdmissionOptions;
 pub use stack::{AuditOptions, UserLimits};
 pub use tokens::{DEFAULT_ISSUER, TokenOptions};
 
@@ -74,6 +76,8 @@ pub struct Security {
     pub audit: Option<AuditOptions>,
     /// What one user may have.
     pub limits: UserLimits,
+    /// What is asked of what is written.
+    pub admission: AdmissionOptions,
 }
 
 /// Where the objects rest.
@@ -200,6 +204,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     let authenticator = Authenticator::new(tokens.clone(), settings.security.anonymous, metrics.clone());
     let audit = Audit::open(settings.security.audit, &metrics)?;
     let users = Users::new(settings.security.limits, metrics.clone());
+    let admission = Admission::new(&settings.security.admission, cache.clone(), authorizer.clone(), metrics.clone())?;
     let handlers = Handlers {
         store,
         cache: cache.clone(),
@@ -207,6 +212,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
         addresses,
         turns: Turns::new(),
         authorizer: authorizer.clone(),
+        admission,
         tokens,
         users: users.clone(),
         metrics: metrics.clone(),

@@ -1,8 +1,9 @@
 //! Counters, in Prometheus' text format at `/metrics`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::Cache;
 
@@ -27,6 +28,7 @@ struct Counters {
     tokens_refused: AtomicU64,
     forbidden: AtomicU64,
     escalations: AtomicU64,
+    refused_admissions: Mutex<BTreeMap<&'static str, u64>>,
     watches: AtomicI64,
 }
 
@@ -88,6 +90,11 @@ impl Metrics {
     /// A role or binding would have given more than its writer has.
     pub(crate) fn escalation(&self) {
         self.0.escalations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A plugin of the admission chain refused a write.
+    pub(crate) fn refused_admission(&self, plugin: &'static str) {
+        *self.0.refused_admissions.lock().unwrap_or_else(PoisonError::into_inner).entry(plugin).or_default() += 1;
     }
 
     /// Counts an open watch until the guard is dropped.
@@ -164,7 +171,17 @@ impl Metrics {
             line(&format!("diolkos_{name}"), kind, help, value.to_string());
         }
         text.push_str(&self.limited());
+        text.push_str(&self.unadmitted());
         text
+    }
+
+    /// What the plugins of the admission chain refused.
+    fn unadmitted(&self) -> String {
+        let name = "diolkos_apiserver_refused_admissions_total";
+        let refused = self.0.refused_admissions.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows: Vec<String> =
+            refused.iter().map(|(plugin, count)| format!("{name}{{plugin=\"{plugin}\"}} {count}\n")).collect();
+        format!("# HELP {name} Writes refused, by the admission plugin.\n# TYPE {name} counter\n{}", rows.concat())
     }
 
     /// What users were refused, by the limit they had reached.

@@ -57,6 +57,12 @@ pub(crate) struct ApiserverArgs {
     /// So many renamed files of the audit log are kept.
     #[arg(long, default_value_t = 10, value_name = "COUNT")]
     audit_log_maxbackup: usize,
+    /// Admission plugins that are on beside the usual ones.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    enable_admission_plugins: Vec<String>,
+    /// Admission plugins that are off.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    disable_admission_plugins: Vec<String>,
     /// URLs of the etcd members.
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:2379", value_name = "URL,..")]
     etcd_servers: Vec<String>,
@@ -112,6 +118,10 @@ pub(crate) async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
             max_backups: args.audit_log_maxbackup,
         }),
         limits: diolkos_apiserver::UserLimits::default(),
+        admission: diolkos_apiserver::AdmissionOptions {
+            enable: args.enable_admission_plugins,
+            disable: args.disable_admission_plugins,
+        },
     };
     diolkos_apiserver::run(diolkos_apiserver::Options {
         listen: args.listen,

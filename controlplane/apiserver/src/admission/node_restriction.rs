@@ -24,6 +24,8 @@ const OWN_LABELS: &[&str] = &[
 ];
 /// Domains of labels a kubelet may set as it likes, with what is below them.
 const OWN_DOMAINS: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io"];
+pub(super) const NAME: &str = "NodeRestriction";
+
 /// What only administrators set.
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
 

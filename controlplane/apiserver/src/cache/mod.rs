@@ -185,6 +185,18 @@ impl Cache {
         }
     }
 
+    /// Waits until the cache is as current as this.
+    pub(crate) async fn reach(&self, freshness: Freshness) -> Result<(), Failure> {
+        self.shared().fresh(freshness).await
+    }
+
+    /// [`Cache::list`] of what is there at this moment.
+    pub(crate) fn peek(&self, prefix: &str) -> Vec<CachedObject> {
+        let (mut objects, _) = self.shared().read().list(prefix);
+        objects.retain(|object| !object.is_broken());
+        objects
+    }
+
     /// The objects under a prefix that ends with `/`, or the one at exactly this key, in order of their keys and as
     /// they were at the returned revision. An object that cannot be read is left out.
     pub async fn list(

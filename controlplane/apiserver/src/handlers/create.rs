@@ -57,6 +57,8 @@ impl Handlers {
             target.kind.prepare_for_create(&mut object);
             target.kind.default(&mut object);
             target.kind.identify(&mut object, &Uuid::new_v4().to_string(), &now());
+            let mut warnings = warnings.clone();
+            warnings.extend(self.admit(&target, &mut object, None).await?);
             if target.served.is_converted() {
                 target.served.check_converted(&object, None)?;
             }
@@ -102,13 +104,7 @@ impl Handlers {
         }) else {
             return Err(Failure::not_found(namespaces.resource(), &target.namespace));
         };
-        if namespace.object["metadata"]["deletionTimestamp"].is_string() {
-            let why = format!(
-                "unable to create new content in namespace {} because it is being terminated",
-                target.namespace
-            );
-            return Err(Failure::refused(target.kind.resource(), &target.name, &why));
-        }
+        self.admission.check_creation(&target.write(None, None), &namespace.object)?;
         Ok(Some(Expect::At { key, revision: namespace.revision }))
     }
 

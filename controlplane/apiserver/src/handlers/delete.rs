@@ -15,9 +15,6 @@ const DEFAULT_GRACE: i64 = 30;
 /// Objects of a collection that are deleted at once.
 const CONCURRENT_DELETES: usize = 16;
 
-/// Namespaces that nobody may delete, as in Kubernetes: all of the cluster would go with them.
-const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
-
 /// What every delete of one request has in common.
 struct Options {
     grace: Option<i64>,
@@ -113,9 +110,6 @@ fn options(request: &wire::DeleteRequest) -> Result<Options, Failure> {
 fn edit(target: &Target, options: &Options, current: &Current) -> Result<Edit, Failure> {
     let object = &current.object;
     let is_namespace = target.kind.kind == "Namespace" && target.kind.group.is_empty();
-    if is_namespace && IMMORTAL.contains(&target.name.as_str()) {
-        return Err(Failure::refused(target.kind.resource(), &target.name, "this namespace may not be deleted"));
-    }
     check_preconditions(target, options, object)?;
     let grace = grace(&target.kind, object, options.grace);
     let marked = object["metadata"]["deletionTimestamp"].is_string();

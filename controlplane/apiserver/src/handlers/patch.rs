@@ -41,7 +41,7 @@ impl Handlers {
             self.metrics.unfit_patch();
         }
         let mut patched = patched?;
-        patched.warnings = warnings;
+        patched.warnings.extend(warnings);
         target.serve(patched)
     }
 }

@@ -41,6 +41,7 @@ struct Change {
     expects: Vec<Expect>,
     writes: Vec<Write>,
     claims: Claims,
+    warnings: Vec<String>,
 }
 
 /// Writers of one key that were too slow once wait for each other, so that each of them gets its turn within a few
@@ -93,12 +94,12 @@ impl Handlers {
                 return Ok(reply(&current.object, current.revision, Vec::new()));
             };
             if dry_run {
-                return Ok(reply(&change.object, current.revision, Vec::new()));
+                return Ok(reply(&change.object, current.revision, change.warnings));
             }
             match self.commit(change.expects, change.writes, change.claims).await? {
                 Commit::Done(revision) => {
                     set_version(&mut change.object, revision);
-                    return Ok(reply(&change.object, revision, Vec::new()));
+                    return Ok(reply(&change.object, revision, change.warnings));
                 }
                 Commit::Conflict { key: other, .. } if other != key => taken.push(other),
                 Commit::Conflict { current: None, .. } => return Err(target.not_found()),
@@ -123,6 +124,7 @@ impl Handlers {
         let key = target.key();
         let old = &current.object;
         let expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
+        let mut warnings = Vec::new();
         let (object, write, claims) = match edit(current)? {
             Edit::Keep => return Ok(None),
             Edit::Remove(object) => {
@@ -131,6 +133,13 @@ impl Handlers {
                 (object, Write::Delete { key }, claims)
             }
             Edit::Put(mut object) => {
+                warnings = self.admit(target, &mut object, Some(old)).await?;
+                if target.subresource.is_empty() && matches!(target.verb, "update" | "patch") {
+                    target.kind.count_generation(&mut object, old);
+                }
+                if object == *old {
+                    return Ok(None);
+                }
                 let claims = self.addresses.claims(self, &target.kind, Some(old), Some(&mut object), taken).await?;
                 target.kind.check_part(&target.subresource, &object, Some(old))?;
                 self.check_write(target, Some(&object), Some(old))?;
@@ -139,7 +148,7 @@ impl Handlers {
                 (object, write, claims)
             }
         };
-        Ok(Some(Change { object, expects, writes: vec![write], claims }))
+        Ok(Some(Change { object, expects, writes: vec![write], claims, warnings }))
     }
 
     /// Creates an object unless its key is taken: `Ok(None)` then. `namespace`: what the object's namespace was found
@@ -200,6 +209,9 @@ impl Handlers {
         expects.extend(claims.expects);
         writes.extend(claims.writes);
         let commit = self.store.commit(&expects, &writes).await.map_err(store_failure)?;
+        if let Commit::Done(revision) = commit {
+            self.admission.committed(&writes, revision);
+        }
         let left = if matches!(commit, Commit::Done(_)) { &claims.behind } else { &held };
         repair::give_back(self, left).await;
         Ok(commit)

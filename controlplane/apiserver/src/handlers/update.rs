@@ -22,7 +22,7 @@ impl Handlers {
         to_storage(&target, &mut sent);
         warnings.extend(target.kind.warnings(&sent));
         let mut updated = self.change(&target, request.dry_run, |current| replace(&target, &sent, current)).await?;
-        updated.warnings = warnings;
+        updated.warnings.extend(warnings);
         target.serve(updated)
     }
 }

@@ -170,7 +170,7 @@ async fn status_and_spec_are_written_apart() {
     created["status"]["phase"] = "Running".into();
     created["spec"]["priority"] = 7.into();
     let status = rest.put(&format!("{path}/p/status"), &created).await.json();
-    assert_eq!((&status["status"]["phase"], status["spec"].get("priority")), (&json!("Running"), None));
+    assert_eq!((&status["status"]["phase"], &status["spec"]["priority"]), (&json!("Running"), &json!(0)));
     let mut again = status.clone();
     again["status"]["phase"] = "Failed".into();
     again["metadata"]["labels"] = json!({"new": "label"});

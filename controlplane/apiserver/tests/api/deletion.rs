@@ -62,6 +62,12 @@ async fn nothing_new_enters_a_namespace_on_its_way_out() {
     assert_eq!(answer.code, 403);
     let message = answer.json()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("because it is being terminated"), "{message}");
+    let cause = json!({
+        "reason": "NamespaceTerminating",
+        "message": "namespace gone is being terminated",
+        "field": "metadata.namespace",
+    });
+    assert_eq!(answer.json()["details"]["causes"], json!([cause]));
     let mut emptied = namespace.clone();
     emptied["spec"]["finalizers"] = json!([]);
     emptied["metadata"].as_object_mut().unwrap().remove("resourceVersion");

@@ -55,15 +55,14 @@ impl Server {
     async fn with(store: Model, service_cidrs: &[&str], security: Security) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), &[]).unwrap();
-        let settings = Settings {
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-            advertise_address: ADVERTISED,
-            service_cidrs: service_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            security,
-            cache: cache::Limits { bookmark_every: Duration::from_millis(200), ..cache::Limits::default() },
-        };
+        let settings = settings(service_cidrs, security);
         let running = serve_with(Arc::new(store.clone()), &pki, settings).await.unwrap();
         Server { running, pki, store, _dir: dir }
+    }
+
+    /// Those of another server over the same store.
+    pub(crate) fn settings(&self, security: Security) -> Settings {
+        settings(&["10.96.0.0/16"], security)
     }
 
     /// A gRPC client.
@@ -87,6 +86,16 @@ impl Server {
 
     pub(crate) fn rest_with(&self, identity: Option<Identity>) -> Rest {
         Rest { address: self.running.address(), ca: self.pki.ca_pem().to_owned(), identity }
+    }
+}
+
+fn settings(service_cidrs: &[&str], security: Security) -> Settings {
+    Settings {
+        listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        advertise_address: ADVERTISED,
+        service_cidrs: service_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        security,
+        cache: cache::Limits { bookmark_every: Duration::from_millis(200), ..cache::Limits::default() },
     }
 }
 

@@ -4,6 +4,7 @@
 mod harness;
 
 mod addresses;
+mod admission;
 mod concurrency;
 mod crud;
 mod deletion;
