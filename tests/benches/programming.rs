@@ -151,6 +151,7 @@ impl Place {
             node_v6: None,
             pod_cidr_v4: Some("10.244.1.0/24".parse()?),
             pod_cidr_v6: None,
+            service_cidrs: vec![],
             overlay_mtu: 1450,
             on_link: OnLink::default(),
             clock: Clock::calibrate(),

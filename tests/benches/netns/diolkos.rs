@@ -177,6 +177,7 @@ fn config(index: usize, network: Network, overlay: &Overlay) -> Result<Config> {
         overlay_ifindex: overlay.ifindex,
         vni: 1,
         overlay_mac: overlay.mac,
+        service_cidrs: vec![],
         overlay_mtu: u16::try_from(overlay.mtu)?,
         gateway_v4: overlay.gateway_v4.map_or([0; 4], |gateway| gateway.octets()),
         route_mask_v4: cidr.mask().octets(),

@@ -69,6 +69,7 @@ impl Agent {
             node_v6: Some("fd02::1".parse().unwrap()),
             pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
             pod_cidr_v6: Some(format!("{}/64", in_pod_cidr(0)).parse().unwrap()),
+            service_cidrs: vec![],
             overlay_mtu: 1450,
             on_link: OnLink::default(),
             clock: Clock::calibrate(),

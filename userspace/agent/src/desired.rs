@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use diolkos_abi::address::{Address, is_v4, v4_mapped};
 use diolkos_abi::service::{FrontendKey, SLOTS_PER_SERVICE, scope};
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::clock::Clock;
 use crate::overlay::OnLink;
@@ -97,6 +97,8 @@ pub struct ThisNode {
     /// Its pod CIDRs. All nodes share their prefix lengths.
     pub pod_cidr_v4: Option<Ipv4Network>,
     pub pod_cidr_v6: Option<Ipv6Network>,
+    /// Where the cluster addresses of Services lie.
+    pub service_cidrs: Vec<IpNetwork>,
     /// Largest packet inside this node's tunnels, bytes.
     pub overlay_mtu: u16,
     /// Where this node is a neighbour, with direct routing; nowhere with the overlay.
@@ -110,6 +112,11 @@ impl ThisNode {
             Family::V4 => self.pod_cidr_v4.is_some(),
             Family::V6 => self.pod_cidr_v6.is_some(),
         }
+    }
+
+    /// Whether an address can be a Service's.
+    pub fn is_service(&self, address: IpAddr) -> bool {
+        self.service_cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
     /// Whether an address lies in one of this node's pod CIDRs.

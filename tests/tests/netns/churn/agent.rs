@@ -49,6 +49,7 @@ impl Agent {
             node_v6: Some("fd02::1".parse().unwrap()),
             pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
             pod_cidr_v6: Some("fd00:244:1::/64".parse().unwrap()),
+            service_cidrs: vec![],
             overlay_mtu: 1450,
             on_link: OnLink::default(),
             clock,

@@ -9,7 +9,8 @@ use diolkos_abi::pod::Node;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 
-use super::{Reason, Refusal, ThisNode};
+use super::read::unicast;
+use super::{Family, Reason, Refusal, ThisNode};
 use crate::overlay::{RemoteCidr, overlay_mac};
 
 /// Another node and the pod CIDRs that live there.
@@ -55,8 +56,11 @@ impl NodeFacts {
         let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
         let internal = addresses.filter(|address| address.type_ == "InternalIP");
         let mut facts = Self::default();
-        for ip in internal.filter_map(|address| address.address.parse().ok()) {
-            match ip {
+        for address in internal {
+            let text = &address.address;
+            let family = if text.contains(':') { Family::V6 } else { Family::V4 };
+            let ip = unicast(text, family).ok_or_else(|| Reason::BadInternalIp(text.clone()))?;
+            match IpAddr::from(Ipv6Addr::from(ip)).to_canonical() {
                 IpAddr::V4(ip) if facts.ip_v4.is_none() => facts.ip_v4 = Some(ip),
                 IpAddr::V6(ip) if facts.ip_v6.is_none() => facts.ip_v6 = Some(ip),
                 other => facts.other_ips.push(other),
@@ -104,7 +108,7 @@ pub fn nodes<'a>(
 }
 
 /// Leaves each address to one node: to the one that is reached by it before all others, then to the first by name. Under
-/// an address of another node or of a pod, a node could speak for those.
+/// an address of another node, of a pod or of a Service, a node could speak for those.
 fn settle_addresses(desired: &mut BTreeMap<Arc<str>, DesiredNode>, this: &ThisNode) -> Vec<Refusal> {
     let own = [this.node_v4.map(IpAddr::V4), this.node_v6.map(IpAddr::V6)].into_iter().flatten().map(super::address);
     let mut owners: BTreeMap<Address, Arc<str>> = own.map(|address| (address, Arc::from(this.name.as_str()))).collect();
@@ -120,6 +124,8 @@ fn settle_addresses(desired: &mut BTreeMap<Arc<str>, DesiredNode>, this: &ThisNo
         let owner = owners.entry(address).or_insert_with(|| name.clone());
         let reason = if this.is_own_pod(&address) {
             Reason::NodeAddressOfPods(ip)
+        } else if this.is_service(ip) {
+            Reason::NodeAddressOfServices(ip)
         } else if *owner != name {
             Reason::NodeAddressTaken { address: ip, by: owner.to_string() }
         } else {

@@ -241,7 +241,7 @@ fn unserved(spec: &ServiceSpec) -> Vec<Reason> {
 }
 
 /// The address of one host of this family, as the API's own validation has it.
-fn unicast(text: &str, family: Family) -> Option<Address> {
+pub(super) fn unicast(text: &str, family: Family) -> Option<Address> {
     match family {
         Family::V4 => {
             let ip: Ipv4Addr = text.parse().ok()?;

@@ -56,6 +56,10 @@ pub enum Reason {
     NodeAddressTaken { address: IpAddr, by: String },
     #[error("InternalIP {0} lies in this node's pod CIDR: it is left out; correct status.addresses")]
     NodeAddressOfPods(IpAddr),
+    #[error("InternalIP {0} lies in the service CIDR: it is left out; correct status.addresses")]
+    NodeAddressOfServices(IpAddr),
+    #[error("InternalIP {0:?} is no unicast address of a host: correct status.addresses")]
+    BadInternalIp(String),
 }
 
 impl Reason {
@@ -78,6 +82,8 @@ impl Reason {
             Self::NoInternalIp => "no_internal_ip",
             Self::NodeAddressTaken { .. } => "node_address_taken",
             Self::NodeAddressOfPods(_) => "node_address_of_pods",
+            Self::NodeAddressOfServices(_) => "node_address_of_services",
+            Self::BadInternalIp(_) => "bad_internal_ip",
         }
     }
 }

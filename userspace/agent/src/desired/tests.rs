@@ -34,6 +34,7 @@ fn this() -> ThisNode {
         node_v6: None,
         pod_cidr_v4: Some("10.244.1.0/24".parse().unwrap()),
         pod_cidr_v6: None,
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         overlay_mtu: 1450,
         on_link: OnLink::default(),
         clock: Clock::of(Duration::from_millis(4)),
@@ -307,12 +308,14 @@ fn a_node_of_two_families_has_both_pod_cidrs_and_tunnel_ends() {
 }
 
 #[test]
-fn an_address_is_that_of_one_node_and_of_no_pod() {
+fn an_address_is_that_of_one_node_and_of_no_pod_and_no_service() {
     let all = [
         node_object("n2", &["192.0.2.3", "192.0.2.2", "fd00::2", "192.0.2.3"], &["10.244.2.0/24"]),
         node_object("n3", &["192.0.2.4", "192.0.2.2", "192.0.2.33"], &["10.244.3.0/24"]),
         node_object("n4", &["192.0.2.2", "10.244.1.7"], &["10.244.4.0/24"]),
         node_object("n5", &["192.0.2.1"], &["10.244.5.0/24"]),
+        node_object("n6", &["192.0.2.6", "10.96.0.1"], &["10.244.6.0/24"]),
+        node_object("n7", &["192.0.2.7", "127.0.0.1"], &["10.244.7.0/24"]),
     ];
     let (desired, refusals) = desired_nodes(&all, &this());
     let own = |name: &str| -> Vec<String> {
@@ -323,18 +326,24 @@ fn an_address_is_that_of_one_node_and_of_no_pod() {
     assert_eq!(own("n3"), ["192.0.2.4", "192.0.2.33"]);
     assert_eq!(own("n4"), ["192.0.2.2"]);
     assert!(own("n5").is_empty(), "it is this node's");
+    assert_eq!(own("n6"), ["192.0.2.6"]);
+    assert!(!desired.contains_key("n7"));
     let said: Vec<_> = refusals.iter().map(|refusal| (refusal.object.as_str(), refusal.reason.to_string())).collect();
     let taken = |address: &str, by: &str| {
         format!(
             "InternalIP {address} is that of Node {by} already: it is left out; correct status.addresses of one of them"
         )
     };
+    let of_services = "InternalIP 10.96.0.1 lies in the service CIDR: it is left out; correct status.addresses";
+    let bad = "InternalIP \"127.0.0.1\" is no unicast address of a host: correct status.addresses";
     let of_pods = "InternalIP 10.244.1.7 lies in this node's pod CIDR: it is left out; correct status.addresses";
     let expected = [
+        ("Node n7", bad.to_owned()),
         ("Node n5", taken("192.0.2.1", "n1")),
         ("Node n2", taken("192.0.2.2", "n4")),
         ("Node n3", taken("192.0.2.2", "n4")),
         ("Node n4", of_pods.to_owned()),
+        ("Node n6", of_services.to_owned()),
     ];
     assert_eq!(said, expected);
     let dual = [node_object("n2", &["fd00::2", "192.0.2.2"], &["10.244.2.0/24", "fd44:0:0:2::/64"])];

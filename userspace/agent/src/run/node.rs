@@ -98,6 +98,7 @@ pub(super) fn this(options: &Options, config: &OverlayConfig, overlay: &Overlay,
         node_v6: config.node_v6,
         pod_cidr_v4: config.pod_cidr_v4,
         pod_cidr_v6: config.pod_cidr_v6,
+        service_cidrs: options.service_cidrs.clone(),
         overlay_mtu: u16::try_from(overlay.mtu).unwrap_or(u16::MAX),
         on_link: match options.routing {
             Routing::Direct => overlay.on_link.clone(),
