@@ -161,3 +161,7 @@ pub const ANSWERED_MARK: u32 = 0x0d10_0002;
 /// The mark on a packet that already carries its tunnel key when it reaches the overlay device. `to_overlay` takes it
 /// off again, so that no rule of the host meets it.
 pub const ENCAPSULATED_MARK: u32 = 0x0d10_0001;
+
+/// The mark on a packet of the node to a service when it reaches the device of the backend's pod. `to_container` takes it
+/// off again.
+pub const TRANSLATED_MARK: u32 = 0x0d10_0003;

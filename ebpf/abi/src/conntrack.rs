@@ -55,6 +55,21 @@ impl Tuple {
         hash([a, b, c, d, e, f, g, h, ports, rest])
     }
 
+    /// [`Tuple::hash`] of [`Tuple::reversed`], without making it.
+    #[inline(always)]
+    pub const fn reversed_hash(&self) -> u32 {
+        let ports = u32::from_ne_bytes([
+            self.destination_port[0],
+            self.destination_port[1],
+            self.source_port[0],
+            self.source_port[1],
+        ]);
+        let rest = self.protocol as u32 | (self.direction as u32) << 8 | (self.zone as u32) << 16;
+        let [a, b, c, d] = address_words(&self.destination);
+        let [e, f, g, h] = address_words(&self.source);
+        hash([a, b, c, d, e, f, g, h, ports, rest])
+    }
+
     /// The tuple of a packet that answers this one.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -235,7 +250,9 @@ pub struct SocketFlow {
     pub more: u8,
     /// 1 when the socket stands in `udp` with this backend.
     pub recorded: u8,
-    pub pad: [u8; 5],
+    /// 1 when the socket has asked the backend under its own address since it last asked the service: so come the answers.
+    pub direct: u8,
+    pub pad: [u8; 4],
 }
 const _: () = assert!(size_of::<SocketFlow>() == 56 && align_of::<SocketFlow>() == 8);
 
@@ -284,7 +301,7 @@ pub struct Peer {
     pub address: Address,
     /// [`PeerKey::tag`] of the key.
     pub tag: u32,
-    /// The service the socket dialled.
+    /// The service the socket dialled; 0 when it has asked the backend under its own address since.
     pub service: u32,
     pub port: [u8; 2],
     pub pad: [u8; 6],

@@ -9,7 +9,7 @@ use diolkos_abi::service::slot_of;
 use crate::affinity;
 use crate::balance::{self, Candidates, Choice};
 use crate::deliver::Way;
-use crate::family::equal;
+use crate::family::{self, equal, narrowed};
 use crate::headers::{Ip, Transport, ports};
 use crate::lookup;
 use crate::rewrite::Ends;
@@ -251,8 +251,17 @@ pub(crate) fn changed(scratch: &mut Scratch) {
     scratch.flow.destination_port = scratch.tuple.source_port;
 }
 
+/// Whether something may stand under the tuple of the replies to a packet that is not translated, which has no entry of its
+/// own: asked of what opens a connection, and of datagrams, which say nothing about that.
+#[inline(always)]
+pub(crate) fn may_be_in_the_way<T: Tables>(config: &Config, tables: &mut T, ip: &Ip, tuple: &Tuple) -> bool {
+    (ip.transport.opens() || ip.protocol == protocol::UDP)
+        && tables.may_have_flow(tuple.reversed_hash(), &config.lifetimes)
+}
+
 /// Makes way for a connection that is not translated: what one through a service left under the tuple of its replies
-/// would translate them. Refused while that one lives, as the client could not tell the replies of the two apart.
+/// would translate them. Refused while that one lives, as the client could not tell the replies of the two apart. Datagrams
+/// have no end that one could wait for: their answers seem to come from the one that was asked last.
 ///
 /// A subprogram for the same reason as [`open`].
 #[inline(never)]
@@ -262,10 +271,47 @@ pub(crate) fn make_way<T: Tables>(config: &Config, tables: &mut T, scratch: &mut
     if reply.flags & flow_flags::REVERSE == 0 {
         return Ok(());
     }
-    if is_live(config, tables, scratch, &reply) {
+    if scratch.key.protocol == protocol::UDP {
+        set_aside(config, tables, scratch, &reply);
+    } else if is_live(config, tables, scratch, &reply) {
         return Err(DropReason::FlowCollision);
     }
     tables.remove_flow(&scratch.key);
+    Ok(())
+}
+
+/// Makes the next datagram of the flow of `reply` one that comes after a long time: it finds its backend, and sees to it that
+/// replies are translated ([`keep_reply`]).
+#[inline(always)]
+fn set_aside<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, reply: &Flow) {
+    let Some(forward) = forward(config, tables, scratch, reply) else { return };
+    if forward.flags & flow_flags::REVERSE == 0 && forward.backend == reply.backend {
+        scratch.flow = Flow { seen: tables.now().wrapping_sub(IDLE + 1), ..forward };
+        // Without room for it the flow chooses a backend again, as a new one.
+        let _ = tables.insert_flow(&scratch.other, &scratch.flow, Insert::Replace);
+    }
+}
+
+/// Whether the node itself sends a packet to a pod that something may be in the way of. As a client of services it has the
+/// address of the gateway there.
+#[inline(always)]
+pub(crate) fn begins_at_node<const V6: bool>(config: &Config, ip: &Ip) -> bool {
+    ip.transport.known
+        && (ip.transport.opens() || ip.protocol == protocol::UDP)
+        && equal(&narrowed::<V6>(&ip.source), &family::gateway::<V6>(config))
+}
+
+/// [`make_way`] for the packet in the scratch where it is asked for the first time.
+#[inline(never)]
+pub(crate) fn make_way_of_node<T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    scratch.tuple = tuple(&scratch.ip);
+    if tables.may_have_flow(scratch.tuple.reversed_hash(), &config.lifetimes) {
+        make_way(config, tables, scratch)?;
+    }
     Ok(())
 }
 
@@ -334,6 +380,15 @@ fn is_live<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, re
     if reply.flags & flow_flags::RST != 0 || balance::current(tables, reply.backend).is_none() {
         return false;
     }
+    match forward(config, tables, scratch, reply) {
+        Some(forward) => forward.flags & flow_flags::RST == 0 && forward.flags & reply.flags & flow_flags::FIN == 0,
+        None => true,
+    }
+}
+
+/// The client's direction of the connection whose entry for replies is under the key. Its own key is left in the scratch.
+#[inline(always)]
+fn forward<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, reply: &Flow) -> Option<Flow> {
     let changed = reply.flags & flow_flags::DESTINATION != 0;
     scratch.other = Tuple {
         source: if changed { reply.destination } else { scratch.key.destination },
@@ -342,10 +397,7 @@ fn is_live<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch, re
         destination_port: reply.source_port,
         ..scratch.key
     };
-    match lookup::flow(config, tables, &scratch.other, hash(&scratch.other), 0) {
-        Some(forward) => forward.flags & flow_flags::RST == 0 && forward.flags & reply.flags & flow_flags::FIN == 0,
-        None => true,
-    }
+    lookup::flow(config, tables, &scratch.other, hash(&scratch.other), 0)
 }
 
 /// What a packet says about its direction of a connection.

@@ -6,7 +6,7 @@
 //! in a register, and the verifier minds what that is.
 
 use diolkos_abi::address::protocol;
-use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK, features};
+use diolkos_abi::config::{ANSWERED_MARK, Config, ENCAPSULATED_MARK, TRANSLATED_MARK, features};
 use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
@@ -46,6 +46,10 @@ pub fn to_container<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
+    if packet.mark() == TRANSLATED_MARK {
+        packet.set_mark(0);
+        return Ok(Verdict::Untouched);
+    }
     match headers::kind(packet)? {
         Kind::V4 if icmp::is_next::<false, P>(packet) => icmp::answered::<false, P, T>(config, packet, tables),
         Kind::V6 if icmp::is_next::<true, P>(packet) => icmp::answered::<true, P, T>(config, packet, tables),
@@ -175,6 +179,9 @@ fn answered<const V6: bool, P: Packet, T: Tables>(
         fragment::resolve::<V6, T>(config, tables, &mut scratch)?;
     }
     if !connection::reply::<T>(config, tables, &mut scratch) {
+        if connection::begins_at_node::<V6>(config, &scratch.ip) {
+            connection::make_way_of_node(config, tables, &mut scratch)?;
+        }
         return Ok(Verdict::Untouched);
     }
     let Scratch { ip, ends, .. } = &mut *scratch;
@@ -232,6 +239,11 @@ fn routed<const V6: bool, P: Packet, T: Tables>(
     tables: &mut T,
 ) -> Result<Verdict, DropReason> {
     let ip = headers::parse::<V6, P>(packet)?;
+    if connection::begins_at_node::<V6>(config, &ip) {
+        let mut scratch = tables.scratch().ok_or(DropReason::ConntrackFull)?;
+        scratch.ip = ip;
+        connection::make_way_of_node(config, tables, &mut scratch)?;
+    }
     let id = lookup::route::<V6, T>(config, tables, &ip.destination);
     let node = tables.node(id).filter(|_| id != 0).ok_or(DropReason::NoSuchNode)?;
     deliver::encapsulate(config, packet, &node)?;
@@ -257,10 +269,11 @@ fn translate<const V6: bool, T: Tables>(
     }
     scratch.tuple = connection::tuple(ip);
     // A segment that opens a connection selects anew, whatever an earlier connection of the same tuple left behind.
-    if ip.transport.opens() {
-        scratch.step = Step::MakeWay;
-    } else if connection::find(config, tables, ip, scratch)? {
+    if !ip.transport.opens() && connection::find(config, tables, ip, scratch)? {
         return Ok(());
+    }
+    if connection::may_be_in_the_way(config, tables, ip, &scratch.tuple) {
+        scratch.step = Step::MakeWay;
     }
     classify::<V6, T>(config, tables, ip, scratch)
 }
@@ -277,8 +290,7 @@ fn open<T: Tables>(config: &Config, tables: &mut T, scratch: &mut Scratch) -> Re
 }
 
 /// Tells services from everything else, and says what it learned of the way. Pod addresses never are a frontend, so
-/// direct traffic between pods pays for no lookup here but the one of its route, which it needs anyway. Only the segment
-/// that opens a connection pays for one more ([`connection::make_way`]).
+/// direct traffic between pods pays for no lookup here but the one of its route, which it needs anyway.
 #[inline(always)]
 fn classify<const V6: bool, T: Tables>(
     config: &Config,

@@ -168,7 +168,8 @@ fn flow(dialled: &Peer, service: u32, choice: &Choice) -> SocketFlow {
         protocol: dialled.protocol,
         more: 0,
         recorded: 0,
-        pad: [0; 5],
+        direct: 0,
+        pad: [0; 4],
     }
 }
 

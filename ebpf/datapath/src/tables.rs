@@ -184,7 +184,7 @@ pub(crate) enum Step {
     Deliver,
     /// It opens a connection to a service.
     Open,
-    /// It opens a connection that is not translated.
+    /// It is not translated, and something may translate what answers it.
     MakeWay,
     /// Its connection was idle.
     KeepReply,

@@ -131,7 +131,7 @@ fn differences(dataplane: &mut Dataplane, wrapper: &mut Wrapper, scenario: &Scen
         compare("mark", output.mark == expect.mark, format!("{:#x} and not {:#x}", output.mark, expect.mark));
     }
     let flows = with_model_clock(dataplane.flows());
-    let expected: HashMap<Tuple, Flow> = expect.flows.iter().copied().collect();
+    let expected = with_model_clock(expect.flows.iter().copied().collect());
     compare("conntrack", flows == expected, format!("{flows:#?}\nand not {expected:#?}"));
     for (index, (after, before)) in dataplane.counters().iter().zip(&before).enumerate() {
         let expected = u64::from(counters.contains(&(index as u32)));

@@ -136,12 +136,11 @@ fn tcp(to: SocketAddr) -> u8 {
     server(greeting)
 }
 
-/// Each socket has a port of its own: a datagram sent directly, from the port of a flow that was translated packet by packet
-/// to the same server, would be answered in that flow's name.
+/// A few ports in turn, so that by sockets and by packets the same ones are used.
 fn udp(to: SocketAddr) -> u8 {
-    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u8; 16].into() };
-    let socket = UdpSocket::bind((any, NEXT.fetch_add(1, Ordering::Relaxed))).unwrap();
+    let socket = UdpSocket::bind((any, 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 8)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(to).unwrap();
     socket.send(b"who").unwrap();

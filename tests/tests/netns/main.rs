@@ -11,6 +11,7 @@ mod crossing;
 #[path = "../kernel/dataplane.rs"]
 mod dataplane;
 mod direct;
+mod directly;
 mod draining;
 mod fixture;
 mod full;

@@ -52,6 +52,14 @@ fn echo(socket: &UdpSocket) {
     }
 }
 
+/// Reads the greeting of a connection that was made elsewhere, and then does what [`exchange`] does.
+pub(crate) fn exchange_greeted(stream: TcpStream, bytes: usize) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    BufReader::with_capacity(64, &stream).read_line(&mut line).expect("a greeting");
+    exchange(stream, bytes);
+}
+
 /// Connects, and returns the connection, whom the server sees and what this side is.
 pub(crate) fn connect(to: SocketAddr) -> (TcpStream, SocketAddr) {
     let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|error| panic!("TCP {to}: {error}"));

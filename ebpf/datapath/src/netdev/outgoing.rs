@@ -1,7 +1,7 @@
 //! What leaves the node: packets of pods to the outside, which get the node's address, and packets of the node itself to
 //! services.
 
-use diolkos_abi::config::{Config, features};
+use diolkos_abi::config::{Config, TRANSLATED_MARK, features};
 use diolkos_abi::conntrack::direction;
 use diolkos_abi::counter::{DropReason, Verdict};
 
@@ -165,6 +165,7 @@ fn send<const V6: bool, P: Packet, T: Tables>(
         }
         rewrite::ends::<V6, P>(packet, &mut scratch.ip, &scratch.ends)?;
         rewrite::macs(packet, &pod.mac, &pod.host_mac)?;
+        packet.set_mark(TRANSLATED_MARK);
         // Not into the pod at once: that is for packets that come in.
         packet.redirect(pod.ifindex);
         scratch.verdict = Verdict::Pod;

@@ -21,6 +21,9 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
     match &first {
         Some(flow) if lasts(tables, flow.backend, flow.service) => {
             if peer.is_dialled_of(flow) {
+                if flow.direct != 0 {
+                    tables.remember_socket(&SocketFlow { direct: 0, ..*flow }).ok_or(DropReason::RewriteFailed)?;
+                }
                 peer.reach(flow);
                 return Ok(Verdict::Translated);
             }
@@ -29,7 +32,10 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
                 Some(known) => known,
                 None => match choose(config, peer, true, tables)? {
                     Some(next) => next,
-                    None => return Ok(Verdict::Untouched),
+                    None => {
+                        ask_directly(peer, flow, tables);
+                        return Ok(Verdict::Untouched);
+                    }
                 },
             };
             remember_next(flow, &next, tables).ok_or(DropReason::RewriteFailed)?;
@@ -37,7 +43,12 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
         }
         _ => {
             let is_known = first.is_some();
-            let Some(next) = choose(config, peer, is_known, tables)? else { return Ok(Verdict::Untouched) };
+            let Some(next) = choose(config, peer, is_known, tables)? else {
+                if let Some(flow) = &first {
+                    ask_directly(peer, flow, tables);
+                }
+                return Ok(Verdict::Untouched);
+            };
             let more = first.map_or(0, |flow| flow.more);
             tables.remember_socket(&SocketFlow { more, ..next }).ok_or(DropReason::RewriteFailed)?;
             peer.reach(&next);
@@ -51,6 +62,9 @@ pub fn sendmsg<T: Tables>(config: &Config, peer: &mut Peer, tables: &mut T) -> R
 pub fn recvmsg<T: Tables>(_config: &Config, peer: &mut Peer, tables: &mut T) -> Result<Verdict, DropReason> {
     let Some(flow) = tables.socket() else { return Ok(Verdict::Untouched) };
     if peer.is_backend_of(&flow) {
+        if flow.direct != 0 {
+            return Ok(Verdict::Untouched);
+        }
         peer.pretend(&flow);
         return Ok(Verdict::Translated);
     }
@@ -59,9 +73,31 @@ pub fn recvmsg<T: Tables>(_config: &Config, peer: &mut Peer, tables: &mut T) -> 
     }
     let key = key(peer, peer_side::BACKEND, tables);
     let Some(dialled) = lookup::peer(tables, &key) else { return Ok(Verdict::Untouched) };
+    if dialled.service == 0 {
+        return Ok(Verdict::Untouched);
+    }
     peer.address = dialled.address;
     peer.port = dialled.port;
     Ok(Verdict::Translated)
+}
+
+/// A socket that talks to services sends a datagram past them. When it goes to a backend of one, that is who answers, until
+/// the socket asks the service again. A connected socket has one peer, which the kernel may name here once more.
+#[inline(always)]
+fn ask_directly<T: Tables>(peer: &Peer, first: &SocketFlow, tables: &mut T) {
+    // Without room answers seem to come from the service.
+    if peer.is_backend_of(first) {
+        if first.recorded | first.direct == 0 {
+            let _ = tables.remember_socket(&SocketFlow { direct: 1, ..*first });
+        }
+    } else if first.more != 0 {
+        let key = key(peer, peer_side::BACKEND, tables);
+        if let Some(known) = lookup::peer(tables, &key)
+            && known.service != 0
+        {
+            let _ = tables.remember_peer(&key, &conntrack::Peer { service: 0, ..known });
+        }
+    }
 }
 
 /// Whether what a socket chose still serves it: the backend lives, and the service was not deleted.
@@ -85,7 +121,8 @@ fn further<T: Tables>(peer: &Peer, tables: &mut T) -> Option<SocketFlow> {
         protocol: peer.protocol,
         more: 1,
         recorded: 0,
-        pad: [0; 5],
+        direct: 0,
+        pad: [0; 4],
     })
 }
 
@@ -133,6 +170,7 @@ fn remember_peer<T: Tables>(
     match tables.peer(&key) {
         Some(known)
             if known.tag == tag
+                && known.service == value.service
                 && known.backend == value.backend
                 && known.port == value.port
                 && same(&known.address, &value.address) =>

@@ -205,6 +205,12 @@ impl Scenario {
         self.verdict(verdict)
     }
 
+    /// Has this mark afterwards.
+    pub fn marked(mut self, mark: u32) -> Self {
+        self.expect.mark = mark;
+        self
+    }
+
     /// The packet ends after so many bytes, and goes on so.
     pub fn cut(mut self, length: usize) -> Self {
         self.input.bytes.truncate(length);

@@ -1,7 +1,7 @@
 //! What passes the devices that hold an address of the node.
 
 use diolkos_abi::address::v4_mapped;
-use diolkos_abi::config::{Config, features};
+use diolkos_abi::config::{Config, TRANSLATED_MARK, features};
 use diolkos_abi::conntrack::{Flow, Tuple, direction, flow_flags};
 use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use diolkos_abi::service::slot_of;
@@ -237,6 +237,7 @@ fn services() -> Vec<Scenario> {
     vec![
         leaves("a_packet_of_the_node_to_a_service_reaches_a_pod_here", World::serving(&[LOCAL]), &syn)
             .redirected(Verdict::Pod, Redirect::Device(SERVER_IFINDEX), to_pod.bytes())
+            .marked(TRANSLATED_MARK)
             .leaves(&local),
         leaves("a_packet_of_the_node_to_a_service_reaches_a_pod_elsewhere", World::serving(&[FAR]), &syn)
             .reaches_node_2(to_far)
@@ -362,6 +363,7 @@ fn direct() -> Vec<Scenario> {
                 (config.gateway_v4, config.gateway_v6) = ([0; 4], [0; 16]);
             })
             .redirected(Verdict::Pod, Redirect::Device(SERVER_IFINDEX), at_backend.bytes())
+            .marked(TRANSLATED_MARK)
             .leaves(&hidden(LOCAL, LOCAL_END, (HOST, turned))),
         Scenario::new(
             "direct_routing_sends_to_the_neighbour",

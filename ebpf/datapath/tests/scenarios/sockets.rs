@@ -230,7 +230,8 @@ impl Maker {
             protocol: self.protocol,
             more: 0,
             recorded: 0,
-            pad: [0; 5],
+            direct: 0,
+            pad: [0; 4],
         }
     }
 
@@ -256,7 +257,22 @@ impl Maker {
     }
 
     fn sends_directly(self) -> Step {
-        Step::Send { to: self.servers[DIRECT], outcome: UNTOUCHED, reaches: Some(DIRECT) }
+        self.sends_past(DIRECT)
+    }
+
+    /// A datagram to a server under its own address.
+    fn sends_past(self, server: Server) -> Step {
+        Step::Send { to: self.servers[server], outcome: UNTOUCHED, reaches: Some(server) }
+    }
+
+    /// It asks a server under its own address, and is answered so.
+    fn asks_past(self, server: Server) -> [Step; 2] {
+        [self.sends_past(server), Step::Answer { from: server, seems: self.servers[server] }]
+    }
+
+    /// It asks a service, which answers through this server.
+    fn asks(self, dialled: usize, server: Server) -> [Step; 2] {
+        [self.sends(dialled, server), self.answers(server, dialled)]
     }
 
     fn answers(self, server: Server, dialled: usize) -> Step {
@@ -391,6 +407,19 @@ impl Maker {
                 vec![self.sends(0, 0), self.sends_directly(), direct, self.answers(0, 0)],
             ),
             self.scenario("datagrams to others are left alone", serving(), vec![self.sends_directly()]),
+            sent(
+                "a backend that is asked itself answers so until the service is asked again",
+                serving(),
+                [self.asks_past(0), self.asks(0, 0), self.asks_past(0), self.asks_past(0), self.asks(0, 0)].concat(),
+            ),
+            SocketScenario {
+                remembers: Some(SocketFlow { direct: 1, ..self.flow(0, LOCAL) }),
+                ..self.scenario(
+                    "another server that is asked itself changes nothing",
+                    serving(),
+                    [self.asks(0, 0), self.asks_past(DIRECT), self.asks_past(0), self.asks_past(DIRECT)].concat(),
+                )
+            },
             SocketScenario {
                 remembers: Some(self.flow(0, FAR)),
                 ..self.scenario("datagrams leave a backend that died", serving(), self.moves(0, [LOCAL, FAR]))
@@ -460,6 +489,25 @@ impl Maker {
                 remembers: Some(more(self.flow(0, LOCAL))),
                 peers: 2,
                 ..self.scenario("one socket talks to two services", both(), [round(), round()].concat())
+            },
+            SocketScenario {
+                remembers: Some(more(self.flow(0, LOCAL))),
+                peers: 2,
+                ..self.scenario(
+                    "backends of two services that are asked themselves answer so",
+                    both(),
+                    [
+                        round(),
+                        self.asks_past(1).into(),
+                        self.asks(0, 0).into(),
+                        self.asks_past(0).into(),
+                        self.asks_past(1).into(),
+                        self.asks(1, 1).into(),
+                        self.asks_past(0).into(),
+                        round(),
+                    ]
+                    .concat(),
+                )
             },
             SocketScenario {
                 remembers: Some(more(self.flow(1, FAR))),

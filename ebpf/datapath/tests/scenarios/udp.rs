@@ -9,8 +9,8 @@ use super::Scenario;
 use super::from_container::{FROM, at_overlay, at_server, sent};
 use super::packets::{Frame, HOST_MAC, POD_MAC, Transport, is_v6};
 use super::world::{
-    BEFORE, CLIENT_IFINDEX, FAR, FAR_END, LOCAL, LOCAL_END, NOW, SERVER_HOST_MAC, SERVER_IFINDEX, SERVER_MAC, VIP,
-    World, connection,
+    ASIDE, BEFORE, CLIENT_IFINDEX, FAR, FAR_END, LOCAL, LOCAL_END, NOW, SERVER_HOST_MAC, SERVER_IFINDEX, SERVER_MAC,
+    VIP, World, connection,
 };
 
 /// [`connection`] of datagrams.
@@ -64,7 +64,40 @@ pub fn all() -> Vec<Scenario> {
         answered(),
     ];
     list.extend(without_checksum(&ask));
+    list.extend(asked_directly(&ask));
     list
+}
+
+/// The backend of a service, asked under its own address from the port of a flow to the service: answers carry the address
+/// that was asked last.
+fn asked_directly(ask: &Frame) -> Vec<Scenario> {
+    let at = |flow: (Tuple, Flow), seen| (flow.0, Flow { seen, ..flow.1 });
+    let [there, back] = exchange(LOCAL, LOCAL_END, BEFORE);
+    let direct = Frame { destination: LOCAL_END, ..ask.clone() };
+    let far = Frame { destination: FAR_END, ..ask.clone() };
+    let [far_there, far_back] = exchange(FAR, FAR_END, BEFORE);
+    let other = exchange(FAR, LOCAL_END, BEFORE)[0];
+    let asks = |name, flows: &[_], frame: &Frame| sent(name, serving(&[LOCAL]).with_flows(flows), frame.bytes());
+    vec![
+        asks("a_backend_that_is_asked_itself_answers_so", &[there, back], &direct)
+            .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+            .leaves(&[at(there, ASIDE)]),
+        asks("a_backend_of_another_node_that_is_asked_itself_answers_so", &[far_there, far_back], &far)
+            .reaches_node_2(at_overlay(&far))
+            .leaves(&[at(far_there, ASIDE)]),
+        asks("a_service_asked_after_its_backend_answers_again", &[at(there, ASIDE)], ask)
+            .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+            .leaves(&exchange(LOCAL, LOCAL_END, NOW)),
+        asks("what_is_left_of_a_flow_alone_gives_way", &[back], &direct)
+            .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+            .leaves(&[]),
+        asks("a_flow_that_went_to_another_backend_stays", &[other, back], &direct)
+            .reaches_pod(SERVER_IFINDEX, at_server(&direct))
+            .leaves(&[at(other, NOW)]),
+        asks("a_datagram_to_another_server_leaves_a_flow_alone", &[there, back], &far)
+            .reaches_node_2(at_overlay(&far))
+            .leaves(&[there, back]),
+    ]
 }
 
 fn answered() -> Scenario {

@@ -50,6 +50,9 @@ pub const NOW: u32 = 0x00c0_ffee;
 /// When the flows of the scenarios were last seen.
 pub const BEFORE: u32 = 3;
 
+/// When a flow that was set aside pretends to have been seen last: its next datagram comes after a long time.
+pub const ASIDE: u32 = NOW - 2;
+
 /// The content of the maps. A list may not name a key twice.
 #[derive(Clone, Debug, Default)]
 pub struct World {
