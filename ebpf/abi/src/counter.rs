@@ -166,10 +166,12 @@ pub enum DropReason {
     MappedAddress = 23,
     /// The backend of the connection is gone.
     BackendGone = 24,
+    /// A pod's segment to the outside belongs to a connection that is not known, or no more.
+    ConnectionUnknown = 25,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Truncated,
         Self::Malformed,
         Self::NoEndpoints,
@@ -195,6 +197,7 @@ impl DropReason {
         Self::TooManyHeaders,
         Self::MappedAddress,
         Self::BackendGone,
+        Self::ConnectionUnknown,
     ];
 
     /// The name in metrics and in the monitor.
@@ -225,6 +228,7 @@ impl DropReason {
             Self::TooManyHeaders => "too_many_headers",
             Self::MappedAddress => "mapped_address",
             Self::BackendGone => "backend_gone",
+            Self::ConnectionUnknown => "connection_unknown",
         }
     }
 }

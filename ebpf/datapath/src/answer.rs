@@ -57,6 +57,7 @@ const fn is_told(reason: DropReason) -> bool {
             | DropReason::UnknownPort
             | DropReason::NoSuchPod
             | DropReason::BackendGone
+            | DropReason::ConnectionUnknown
             | DropReason::TooBig
             | DropReason::HopLimit
     )

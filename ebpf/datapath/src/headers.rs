@@ -265,6 +265,12 @@ impl Transport {
         self.flags & (Self::SYN | Self::ACK) == Self::SYN
     }
 
+    /// The packet is the answer to a TCP segment that opens a connection, which it takes.
+    #[inline(always)]
+    pub(crate) fn accepts(&self) -> bool {
+        self.flags & (Self::SYN | Self::ACK) == Self::SYN | Self::ACK
+    }
+
     #[inline(always)]
     pub(crate) fn fin(&self) -> bool {
         self.flags & Self::FIN != 0

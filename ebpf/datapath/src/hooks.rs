@@ -17,6 +17,7 @@ use crate::fragment;
 use crate::headers::{self, Ip, Kind, Part};
 use crate::icmp;
 use crate::lookup;
+use crate::masquerade;
 use crate::packet::Packet;
 use crate::rewrite;
 use crate::spoof;
@@ -120,7 +121,7 @@ fn sent<const V6: bool, P: Packet, T: Tables>(
         Step::Open => open(config, tables, &mut scratch)?,
         Step::MakeWay => connection::make_way(config, tables, &mut scratch)?,
         Step::KeepReply => connection::keep_reply(config, tables, &mut scratch),
-        Step::Deliver | Step::LookUp | Step::Gone => {}
+        Step::Deliver | Step::Expect | Step::LookUp | Step::Gone => {}
     }
     deliver::deliver::<V6, P, T>(config, packet, tables, &mut scratch)?;
     Ok(scratch.verdict)
@@ -222,6 +223,10 @@ fn arrived<const V6: bool, P: Packet, T: Tables>(
     }
     if scratch.ip.transport.known {
         connection::reply::<T>(config, tables, &mut scratch);
+        let masquerades = config.features & features::MASQUERADE != 0;
+        if masquerades && scratch.step == Step::Expect && scratch.ip.protocol == protocol::UDP {
+            masquerade::expect_answer(config, tables, &mut scratch)?;
+        }
     } else {
         icmp::translate::<V6, P, T>(config, packet, tables, &mut scratch, direction::WIRE)?;
     }

@@ -12,7 +12,7 @@ use diolkos_abi::counter::{DropReason, Verdict};
 use diolkos_abi::service::slot_of;
 
 use crate::connection::{self, passing};
-use crate::family::{self, equal};
+use crate::family::{self, Words, equal};
 use crate::headers::{Ip, ports};
 use crate::lookup;
 use crate::rewrite::Ends;
@@ -30,9 +30,11 @@ const STEP: u32 = 0x9e37_79b9;
 /// A flow without a packet for longer than this was idle, in the unit of [`Flow::seen`].
 const IDLE: u32 = 1;
 
-/// What the ends of a pod's packet become on its way out. It stays [`Verdict::Untouched`] in the middle of a connection that
-/// is not masqueraded: somebody who knows the way to pods has opened it, and knows the pod by its own address. So it does
-/// without an overlay on its way to another node, which has a route to every pod.
+/// What the ends of a pod's packet become on its way out. It stays [`Verdict::Untouched`] in a connection that is not
+/// masqueraded: somebody who knows the way to pods has opened it, and knows the pod by its own address. Such a flow has an entry
+/// that changes nothing. So it does without an overlay on its way to another node, which has a route to every pod.
+///
+/// A segment of a connection without any entry is refused: under which port the other side knows it is forgotten.
 #[inline(never)]
 pub(crate) fn outgoing<const V6: bool, T: Tables>(
     config: &Config,
@@ -43,14 +45,18 @@ pub(crate) fn outgoing<const V6: bool, T: Tables>(
     let ip = scratch.ip.narrowed::<V6>();
     scratch.tuple = seen_outside(&ip);
     let tag = connection::hash(&scratch.tuple);
-    let port = match lookup::flow(config, tables, &scratch.tuple, tag, passing(&ip)) {
+    let opens = ip.transport.opens();
+    let known = lookup::flow(config, tables, &scratch.tuple, tag, passing(&ip));
+    let port = match known.filter(|flow| !opens || flow.flags & flow_flags::SOURCE != 0) {
+        Some(flow) if flow.flags & flow_flags::SOURCE == 0 => return Ok(()),
         Some(flow) => {
             if tables.now().wrapping_sub(flow.seen) > IDLE {
                 keep::<V6, T>(config, tables, scratch, flow.source_port);
             }
             flow.source_port
         }
-        None if ip.protocol == protocol::TCP && !ip.transport.opens() => return Ok(()),
+        None if ip.protocol == protocol::TCP && !opens => return unopened(config, tables, scratch, &ip.destination),
+        None if is_echo_reply(&ip) => return Ok(()),
         None if is_direct(config) && lookup::node_at(tables, &ip.destination) != 0 => return Ok(()),
         None => open::<V6, T>(config, tables, scratch, core)?,
     };
@@ -58,6 +64,57 @@ pub(crate) fn outgoing<const V6: bool, T: Tables>(
     scratch.ends.source = family::node::<V6>(config);
     scratch.ends.ports = ports(port, ip.transport.destination_port());
     Ok(())
+}
+
+/// A segment without an entry that opens no connection. That of a pod that was reached under its own address is remembered from
+/// the answer to the first one on. A RST says that there is none, and may be that answer.
+#[inline(never)]
+fn unopened<T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+    destination: &Words,
+) -> Result<(), DropReason> {
+    let transport = &scratch.ip.transport;
+    if transport.rst() || (is_direct(config) && lookup::node_at(tables, destination) != 0) {
+        return Ok(());
+    }
+    if !transport.accepts() {
+        return Err(DropReason::ConnectionUnknown);
+    }
+    scratch.key = scratch.tuple;
+    leave_alone(tables, scratch)
+}
+
+/// The flow whose pod sends the tuple of the key, as it is seen outside, leaves under the pod's own address.
+#[inline(always)]
+fn leave_alone<T: Tables>(tables: &mut T, scratch: &mut Scratch) -> Result<(), DropReason> {
+    scratch.flow = Flow { tag: connection::hash(&scratch.key), seen: tables.now(), ..Flow::default() };
+    match tables.insert_flow(&scratch.key, &scratch.flow, Insert::Replace) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(DropReason::ConntrackFull),
+    }
+}
+
+/// A process of another node asks a pod by a datagram under the node's own address: the answer leaves under the pod's.
+#[inline(never)]
+pub(crate) fn expect_answer<T: Tables>(
+    config: &Config,
+    tables: &mut T,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    scratch.key = seen_outside(&scratch.ip).reversed();
+    if lookup::flow(config, tables, &scratch.key, connection::hash(&scratch.key), 0).is_some() {
+        return Ok(());
+    }
+    leave_alone(tables, scratch)
+}
+
+/// An answer to a ping without an entry is one to somebody who has reached the pod under its own address.
+#[inline(always)]
+fn is_echo_reply(ip: &Ip) -> bool {
+    let is_icmp = matches!(ip.protocol, protocol::ICMP | protocol::ICMPV6);
+    is_icmp && ip.transport.source_port() == [0; 2] && ip.transport.destination_port() != [0; 2]
 }
 
 /// With an overlay the network between the nodes need not know pods, and may drop what comes from one.

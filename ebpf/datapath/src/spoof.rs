@@ -10,7 +10,7 @@ use crate::family::{Words, equal, is_link_local_v6, mapped, narrowed};
 use crate::headers::{ETHERNET, Ip, OFFSETS};
 use crate::lookup;
 use crate::packet::Packet;
-use crate::tables::{Scratch, Tables};
+use crate::tables::{Scratch, Step, Tables};
 
 /// A MAC as the logic compares it: four bytes and two.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,7 +186,10 @@ pub(crate) fn check_peer<const V6: bool, P: Packet, T: Tables>(
     let source = narrowed::<V6>(&scratch.ip.source);
     let remote = address_words(&tunnel.remote);
     let id = match lookup::route::<V6, T>(config, tables, &source) {
-        0 => lookup::node_at(tables, &source),
+        0 => {
+            scratch.step = Step::Expect;
+            lookup::node_at(tables, &source)
+        }
         id => id,
     };
     let node = tables.node(id).filter(|_| id != 0).ok_or(DropReason::UnknownPeer)?;

@@ -188,6 +188,8 @@ pub(crate) enum Step {
     MakeWay,
     /// Its connection was idle.
     KeepReply,
+    /// It comes from a node's own address, which the answer shall reach.
+    Expect,
     /// It is not looked up yet: it has no ports, or not where they are looked for.
     LookUp,
     /// Nothing: it is on its way.

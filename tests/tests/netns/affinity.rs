@@ -136,11 +136,12 @@ fn tcp(to: SocketAddr) -> u8 {
     server(greeting)
 }
 
-/// A few ports in turn, so that by sockets and by packets the same ones are used.
+/// A few ports in turn for each of the Service's, so that by sockets and by packets the same ones are used.
 fn udp(to: SocketAddr) -> u8 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u8; 16].into() };
-    let socket = UdpSocket::bind((any, 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 8)).unwrap();
+    let port = 20_000 + (to.port() - PORTS.start) * 8 + NEXT.fetch_add(1, Ordering::Relaxed) % 8;
+    let socket = UdpSocket::bind((any, port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(to).unwrap();
     socket.send(b"who").unwrap();

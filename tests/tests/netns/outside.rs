@@ -1,16 +1,18 @@
 //! Pods and what is no part of the cluster: it has no route to them, and sees them under their node's address.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
-use diolkos_abi::counter::{Hook, Verdict};
+use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use diolkos_tests::eventually;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::pair::{
-    BACKEND_PORT, BEYOND, FAR, HOST, NARROW, NATIVE, OTHER_HOST, OUTSIDE, PORTS_FIRST, Pair, Setup, VIPS, node, pod,
+    BACKEND_PORT, BEYOND, FAR, HOST, NARROW, NATIVE, OTHER_HOST, OUTSIDE, PORTS_FIRST, Pair, Setup, UPLINK_MAC, VIPS,
+    node, pod,
 };
 use crate::talk::{self, Place};
+use crate::world::ip;
 
 fn for_each_family(test: impl Fn(&Pair, usize)) {
     static PLACE: Place = Place::new();
@@ -35,6 +37,68 @@ fn the_outside_sees_a_pod_under_its_nodes_address_and_answers_it() {
                 assert_masqueraded(talk::ask(to), family);
             });
         }
+    });
+}
+
+/// Sees every segment that a namespace receives.
+fn segments(family: usize) -> UdpSocket {
+    let of = [AddressFamily::Inet, AddressFamily::Inet6][family];
+    let socket: UdpSocket = socket(of, SockType::Raw, SockFlag::empty(), SockProtocol::Tcp).unwrap().into();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+#[test]
+fn a_connection_to_the_outside_that_was_forgotten_is_reset_and_shows_nobody_the_pods_address() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(OUTSIDE[family], BACKEND_PORT);
+        let seen_outside = pair.outside[0].inside(|| segments(family));
+        let (mut stream, seen) = pair.at_client(|| talk::connect(to));
+        let before = pair.first.drops(Hook::ToNetdev, DropReason::ConnectionUnknown);
+        pair.first.forget(seen.port());
+        stream.write_all(b"anybody there?").unwrap();
+        let error = stream.read(&mut [0; 64]).expect_err("nobody knows the connection");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{to}");
+        assert!(pair.first.drops(Hook::ToNetdev, DropReason::ConnectionUnknown) > before);
+        let mut senders = Vec::new();
+        while let Ok((_, from)) = seen_outside.recv_from(&mut [0; 64]) {
+            senders.push(from.ip());
+        }
+        assert!(senders.contains(&node(1)[family]), "the connection was seen: {senders:?}");
+        assert!(!senders.contains(&pod(1, 10)[family]), "{senders:?}");
+    });
+}
+
+#[test]
+fn the_outside_that_knows_the_way_reaches_a_pod_under_its_own_address() {
+    for_each_family(|pair, family| {
+        let to = SocketAddr::new(pod(1, 10)[family], BACKEND_PORT);
+        pair.outside[0].inside(|| {
+            ip(&format!("route replace {} dev uplink src {}", to.ip(), OUTSIDE[family]));
+            ip(&format!("neigh replace {} lladdr {UPLINK_MAC} nud permanent dev uplink", to.ip()));
+            let (stream, seen) = talk::connect(to);
+            assert_eq!(seen.ip(), OUTSIDE[family]);
+            talk::exchange(stream, 1 << 20);
+            let refused = TcpStream::connect_timeout(&SocketAddr::new(to.ip(), 9), talk::PATIENCE);
+            assert_eq!(refused.expect_err("nobody serves there").kind(), ErrorKind::ConnectionRefused, "{to}");
+            ip(&format!("route del {} dev uplink", to.ip()));
+        });
+    });
+}
+
+#[test]
+fn a_process_of_another_node_under_the_nodes_own_address_is_answered_by_a_pod() {
+    for_each_family(|pair, family| {
+        let (own, to) = (node(2)[family], SocketAddr::new(pod(1, 10)[family], BACKEND_PORT));
+        pair.second.node.inside(|| {
+            let socket = UdpSocket::bind((own, 0)).unwrap();
+            socket.set_read_timeout(Some(talk::PATIENCE)).unwrap();
+            for _ in 0..3 {
+                socket.send_to(talk::WHO, to).unwrap();
+                let (_, from) = socket.recv_from(&mut [0; 128]).unwrap_or_else(|error| panic!("UDP {to}: {error}"));
+                assert_eq!(from, to);
+            }
+        });
     });
 }
 

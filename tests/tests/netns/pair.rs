@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
+use diolkos_abi::conntrack::{Flow, Tuple};
 use diolkos_abi::counter::{DropReason, Hook, Verdict, drop_index, verdict_index};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -259,6 +260,16 @@ impl Half {
         self.dataplane.borrow().flows().keys().any(|key| key.source_port == port || key.destination_port == port)
     }
 
+    /// Forgets every flow with this port on either side, as a full table may.
+    pub(crate) fn forget(&self, port: u16) {
+        let (port, mut dataplane) = (port.to_be_bytes(), self.dataplane.borrow_mut());
+        let of =
+            |(key, flow): &(Tuple, Flow)| [key.source_port, key.destination_port, flow.source_port].contains(&port);
+        let forgotten: Vec<Tuple> = dataplane.flows().into_iter().filter(of).map(|(key, _)| key).collect();
+        assert!(!forgotten.is_empty(), "there is something to forget");
+        dataplane.forget(forgotten);
+    }
+
     /// How often a hook came to a verdict.
     pub(crate) fn verdicts(&self, hook: Hook, verdict: Verdict) -> u64 {
         self.dataplane.borrow().counters()[verdict_index(hook, verdict) as usize]
@@ -345,7 +356,7 @@ fn prepare_node(number: u8, of_pod: &Namespace, setup: Setup) {
     }
 }
 
-const UPLINK_MAC: &str = "02:cc:00:00:00:01";
+pub(crate) const UPLINK_MAC: &str = "02:cc:00:00:00:01";
 const OUTSIDE_MAC: &str = "02:cc:00:00:00:02";
 const NARROW_MAC: &str = "02:cc:00:00:00:03";
 

@@ -116,7 +116,7 @@ fn to_service<const V6: bool, P: Packet, T: Tables>(
     match scratch.step {
         Step::Open => host::open::<V6, T>(config, tables, scratch)?,
         Step::KeepReply => connection::keep_reply(config, tables, scratch),
-        Step::Deliver | Step::MakeWay | Step::LookUp | Step::Gone => {}
+        Step::Deliver | Step::MakeWay | Step::Expect | Step::LookUp | Step::Gone => {}
     }
     send::<V6, P, T>(config, packet, tables, scratch)
 }

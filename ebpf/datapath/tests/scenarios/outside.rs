@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use diolkos_abi::address::protocol;
 use diolkos_abi::config::{Config, features};
 use diolkos_abi::conntrack::{Flow, Tuple, direction};
-use diolkos_abi::counter::{Hook, Verdict};
+use diolkos_abi::counter::{DropReason, Hook, Verdict};
 use diolkos_abi::service::slot_of;
 
-use super::Scenario;
-use super::answers::{PORT, quote};
-use super::packets::{HOST_MAC, POD_MAC, SYN, SYN_ACK};
-use super::wire::{FAMILIES, Family, Wire, config, dual, mapped};
-use super::world::{self, CLIENT_IFINDEX};
+use super::answers::{PORT, arrives, quote};
+use super::packets::{ACK, HOST_MAC, POD_MAC, RST, SYN, SYN_ACK};
+use super::wire::{ACKNOWLEDGED, FAMILIES, Family, Wire, config, dual, mapped};
+use super::world::{self, BEFORE, CLIENT_IFINDEX, NODE_2_MAC, NOW, OVERLAY_MAC, confirmed};
+use super::{Redirect, Scenario};
 
 const UPLINK: u32 = 2;
 const ROUTER_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
@@ -21,7 +21,10 @@ const PORTS: (u16, u16) = (61_000, 1000);
 const NODE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
 
 pub fn all() -> Vec<Scenario> {
-    FAMILIES.into_iter().flat_map(|family| [packets(family), nodes(family), errors(family)].concat()).collect()
+    FAMILIES
+        .into_iter()
+        .flat_map(|family| [packets(family), unopened(family), nodes(family), errors(family)].concat())
+        .collect()
 }
 
 fn node(family: Family) -> IpAddr {
@@ -92,6 +95,74 @@ fn at_pod(from: SocketAddr, to: SocketAddr) -> Wire {
     Wire { to_mac: POD_MAC, from_mac: HOST_MAC, hops: 63, ..Wire::new(from, to) }
 }
 
+/// The entry of a flow that leaves under the pod's own address.
+fn own((key, _): (Tuple, Flow), seen: u32) -> (Tuple, Flow) {
+    (key, Flow { tag: key.hash(), seen, ..Flow::default() })
+}
+
+/// Connections of which the pod is the server, and such as are forgotten.
+fn unopened(family: Family) -> Vec<Scenario> {
+    let (pod, web) = (pod(family), web(family));
+    let (flows, turned) = flow(family, protocol::TCP);
+    let segment = |flags| out(pod, web).tcp(flags, b"");
+    let there = SocketAddr::new(family.remote_node, 53);
+    let asked = flow_to(family, protocol::UDP, there).0[0];
+    let from_node = Wire { to_mac: OVERLAY_MAC, from_mac: NODE_2_MAC, ..Wire::new(there, pod) };
+    vec![
+        leaves(
+            family,
+            ["a_connection_that_the_outside_opened_goes_on_as_it_is", "such_a_connection_goes_on_over_ipv6"],
+            &[own(flows[0], BEFORE)],
+            segment(ACK),
+        )
+        .leaves(&[confirmed(own(flows[0], NOW))]),
+        leaves(
+            family,
+            ["a_pods_connection_takes_the_place_of_one_to_it", "a_pods_connection_takes_the_place_of_one_to_it_v6"],
+            &[own(flows[0], BEFORE)],
+            segment(SYN),
+        )
+        .becomes(Verdict::Masqueraded, out(turned, web).tcp(SYN, b""))
+        .leaves(&flows),
+        leaves(
+            family,
+            ["a_segment_of_a_forgotten_connection_is_refused", "a_segment_of_a_forgotten_connection_is_refused_v6"],
+            &[],
+            segment(ACK),
+        )
+        .redirected(Verdict::Untouched, Redirect::Ingress(UPLINK), Vec::new())
+        .answers(DropReason::ConnectionUnknown, out(pod, web).back().rst(ACKNOWLEDGED, None)),
+        leaves(
+            family,
+            ["a_reset_without_a_connection_leaves_as_it_is", "a_reset_without_a_connection_leaves_as_it_is_v6"],
+            &[],
+            segment(RST),
+        ),
+        leaves(
+            family,
+            ["a_pods_answer_to_a_ping_keeps_its_address", "a_pods_answer_to_a_ping_keeps_its_address_v6"],
+            &[],
+            out(pod, web).pong(77),
+        ),
+        leaves(
+            family,
+            ["a_pods_answer_to_a_node_keeps_its_address", "a_pods_answer_to_a_node_keeps_its_address_v6"],
+            &[own(asked, BEFORE)],
+            out(pod, there).udp(b"odd"),
+        )
+        .leaves(&[own(asked, NOW)]),
+        arrives(
+            family,
+            ["a_datagram_from_a_nodes_own_address_is_answered", "a_datagram_from_a_nodes_own_address_is_answered_v6"],
+            dual(&[]),
+            from_node.udp(b"odd"),
+        )
+        .configured(uplink)
+        .reaches_pod(CLIENT_IFINDEX, at_pod(there, pod).udp(b"odd"))
+        .leaves(&[own(asked, NOW)]),
+    ]
+}
+
 fn packets(family: Family) -> Vec<Scenario> {
     let (pod, web) = (pod(family), web(family));
     let (segments, tcp_end) = flow(family, protocol::TCP);
@@ -118,7 +189,8 @@ fn packets(family: Family) -> Vec<Scenario> {
             ["a_pods_answer_to_a_connection_of_the_outside_keeps_its_address", "the_same_answer_over_ipv6"],
             &[],
             out(pod, web).tcp(SYN_ACK, b""),
-        ),
+        )
+        .leaves(&[own(segments[0], NOW)]),
         comes(
             family,
             ["a_datagram_comes_back_to_the_pod", "a_datagram_comes_back_to_the_pod_v6"],

@@ -302,6 +302,19 @@ impl Wire {
         bytes
     }
 
+    /// The answer to an echo message whose identifier is `identifier`.
+    pub fn pong(&self, identifier: u16) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let step = self.ip();
+        let written = if self.from.is_ipv4() {
+            step.icmpv4_echo_reply(identifier, 2).write(&mut bytes, b"odd")
+        } else {
+            step.icmpv6_echo_reply(identifier, 2).write(&mut bytes, b"odd")
+        };
+        written.unwrap();
+        bytes
+    }
+
     /// An ICMP error of this packet's family about a frame, of which it quotes `length` bytes from the network header on.
     pub fn error(&self, complaint: &Complaint, about: &[u8], length: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
