@@ -8,11 +8,12 @@
 use core::arch::asm;
 use core::ptr::read_volatile;
 
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS};
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_NO_PREALLOC, BPF_F_ZERO_CSUM_TX, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key,
 };
-use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_set_tunnel_key};
+use aya_ebpf::helpers::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_set_tunnel_key};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -28,13 +29,15 @@ const SOURCE_PORT: usize = 34;
 const SOURCE_PORT_V6: usize = 54;
 
 /// What element 1 of `TEMPLATE` says, by word: how many flows there are less one, a power of two less one; whether the
-/// packet is IPv6; its mark; the IPv4 address it came from through a tunnel, 0 for none; the network identifier.
+/// packet is IPv6; its mark; the IPv4 address it came from through a tunnel, 0 for none; the network identifier; its length
+/// where the program under test changes it, 0 otherwise.
 mod setting {
     pub(super) const FLOWS: usize = 0;
     pub(super) const V6: usize = 1;
     pub(super) const MARK: usize = 2;
     pub(super) const TUNNEL: usize = 3;
     pub(super) const VNI: usize = 4;
+    pub(super) const LENGTH: usize = 5;
 }
 
 /// Size of `struct bpf_tunnel_key` before Linux 6.0, where a test run cannot say whom a packet came from.
@@ -83,6 +86,15 @@ pub fn tc_parse_lookup(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Leaves the headers of a TCP segment over IPv4 and nothing else, as a RST is made: beside [`tc_restore`] it shows what that
+/// takes to put the length back.
+#[classifier]
+pub fn tc_cut(ctx: TcContext) -> i32 {
+    // SAFETY: the context is the one the kernel passed in.
+    let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, HEADERS as u32, 0) };
+    if cut == 0 { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+}
+
 /// Puts the headers back, gives them the source port of the next flow, and runs the program under test.
 #[xdp]
 pub fn xdp_restore(ctx: XdpContext) -> u32 {
@@ -97,6 +109,10 @@ pub fn xdp_restore(ctx: XdpContext) -> u32 {
 /// [`xdp_restore`] for tc.
 #[classifier]
 pub fn tc_restore(ctx: TcContext) -> i32 {
+    if let Some(settings) = TEMPLATE.get_ptr(1) {
+        // SAFETY: elements of arrays live as long as the program; the context is the one the kernel passed in.
+        unsafe { resize(ctx.skb.skb, read_volatile(settings.cast::<u32>().add(setting::LENGTH))) };
+    }
     // SAFETY: the context is the one the kernel passed in.
     let (data, end) = unsafe { (read_volatile(&(*ctx.skb.skb).data), read_volatile(&(*ctx.skb.skb).data_end)) };
     restore(data as usize, end as usize);
@@ -133,6 +149,25 @@ pub fn tc_prepare(ctx: TcContext) -> i32 {
         TC_UNDER_TEST.tail_call(&ctx, 0);
     }
     TC_ACT_OK as i32
+}
+
+/// Takes off what was put in front of the network header, and puts back what was cut off the end; 0 leaves the packet alone.
+///
+/// # Safety
+///
+/// `skb` must be the context that the kernel passed in.
+#[inline(always)]
+unsafe fn resize(skb: *mut __sk_buff, length: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let present = read_volatile(&raw const (*skb).len);
+        // A failure shows: the program under test meets another packet.
+        if length != 0 && present > length {
+            bpf_skb_adjust_room(skb, length as i32 - present as i32, BPF_ADJ_ROOM_MAC, 0);
+        } else if length != 0 && present < length {
+            bpf_skb_change_tail(skb, length, 0);
+        }
+    }
 }
 
 /// Makes the packet one that came through a tunnel from an IPv4 address.
