@@ -178,6 +178,12 @@ impl Failure {
         Self::new(422, "Invalid", message, Some(details))
     }
 
+    /// 409: an applied configuration would change fields of other managers; a cause for each field.
+    pub fn apply_conflict(message: String, causes: Vec<StatusCause>) -> Self {
+        let details = StatusDetails { causes: Some(causes), ..StatusDetails::default() };
+        Self::new(409, "Conflict", message, Some(details))
+    }
+
     /// 429: the caller asks too often; try again after so many seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i32) -> Self {
         let details = StatusDetails { retry_after_seconds: Some(retry_after_seconds), ..Default::default() };

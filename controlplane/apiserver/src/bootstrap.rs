@@ -169,7 +169,7 @@ fn key(group: &str, plural: &str, namespace: &str, name: &str) -> wire::Key {
 
 fn own_caller() -> Caller {
     let user = User::new("system:apiserver", [ADMIN_GROUP]);
-    Caller { user, record: Record::default() }
+    Caller { user, agent: "diolkos-apiserver".into(), record: Record::default() }
 }
 
 /// HOST:PORT, as discovery tells it.

@@ -85,7 +85,7 @@ impl Api for Service {
 
     async fn patch(&self, request: Request<wire::PatchRequest>) -> Result<Response<wire::Object>, Status> {
         let (caller, request) = open(request)?;
-        Ok(Response::new(self.handlers.patch(&caller, request).await?))
+        Ok(Response::new(self.handlers.patch(&caller, request).await?.object))
     }
 
     async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::Object>, Status> {
@@ -104,7 +104,8 @@ fn open<T>(request: Request<T>) -> Result<(Caller, T), Status> {
     let extensions = request.extensions();
     let user = extensions.get::<User>().cloned().ok_or_else(Failure::unauthorized)?;
     let record = extensions.get::<Record>().cloned().unwrap_or_default();
-    Ok((Caller { user, record }, request.into_inner()))
+    let agent = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default().into();
+    Ok((Caller { user, agent, record }, request.into_inner()))
 }
 
 fn json(object: &CachedObject, lean: bool) -> bytes::Bytes {

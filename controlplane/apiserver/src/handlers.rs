@@ -1,6 +1,7 @@
 //! One set of verbs, behind gRPC and REST alike. A handler authorizes, does, and answers in the words of the wire
 //! schema; failures are Kubernetes' Status.
 
+mod apply;
 mod body;
 mod create;
 mod delete;
@@ -14,6 +15,7 @@ mod token;
 mod transaction;
 mod update;
 mod watch;
+mod writer;
 
 use std::sync::Arc;
 
@@ -58,6 +60,8 @@ pub(crate) struct Handlers {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub user: User,
+    /// What the client calls itself.
+    pub agent: String,
     pub record: Record,
 }
 

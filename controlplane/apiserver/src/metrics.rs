@@ -20,6 +20,7 @@ struct Counters {
     refused_for_load: AtomicU64,
     refused_bodies: AtomicU64,
     unfit_patches: AtomicU64,
+    refused_applies: AtomicU64,
     refused_users: [AtomicU64; USER_LIMITS.len()],
     audit_lost: AtomicU64,
     write_conflicts: AtomicU64,
@@ -49,6 +50,11 @@ impl Metrics {
     /// A patch could not be applied, or would have made too much of its object.
     pub(crate) fn unfit_patch(&self) {
         self.0.unfit_patches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A configuration was not applied: fields of others stood against it, or it was none.
+    pub(crate) fn refused_apply(&self) {
+        self.0.refused_applies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A user had reached one of [`USER_LIMITS`].
@@ -111,53 +117,9 @@ impl Metrics {
             // Writing to a string does not fail.
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
         };
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        line("diolkos_apiserver_requests_total", "counter", "Requests taken.", read(&counters.requests));
-        line(
-            "diolkos_apiserver_refused_requests_total",
-            "counter",
-            "Requests refused because too many were in flight.",
-            read(&counters.refused_for_load),
-        );
-        line("diolkos_apiserver_refused_bodies_total", "counter", "Bodies too large.", read(&counters.refused_bodies));
-        line(
-            "diolkos_apiserver_unfit_patches_total",
-            "counter",
-            "Patches that do not fit.",
-            read(&counters.unfit_patches),
-        );
-        line("diolkos_apiserver_lost_audit_lines_total", "counter", "Audit lines lost.", read(&counters.audit_lost));
-        line(
-            "diolkos_apiserver_write_conflicts_total",
-            "counter",
-            "Writes that began anew because another writer was first.",
-            read(&counters.write_conflicts),
-        );
-        line(
-            "diolkos_apiserver_unauthenticated_requests_total",
-            "counter",
-            "Requests of nobody known.",
-            read(&counters.unauthenticated),
-        );
-        line("diolkos_apiserver_issued_tokens_total", "counter", "Tokens signed.", read(&counters.tokens_issued));
-        line(
-            "diolkos_apiserver_refused_tokens_total",
-            "counter",
-            "Tokens that are nobody's: of another key, ended, for another audience, or of something that is gone.",
-            read(&counters.tokens_refused),
-        );
-        line(
-            "diolkos_apiserver_forbidden_requests_total",
-            "counter",
-            "Requests of known users that nothing allows.",
-            read(&counters.forbidden),
-        );
-        line(
-            "diolkos_apiserver_refused_escalations_total",
-            "counter",
-            "Roles and bindings refused because they give more than their writer has.",
-            read(&counters.escalations),
-        );
+        for (name, help, counter) in self.counted() {
+            line(name, "counter", help, counter.load(Ordering::Relaxed).to_string());
+        }
         let watches = counters.watches.load(Ordering::Relaxed).to_string();
         line("diolkos_apiserver_watches", "gauge", "Open watches.", watches);
         line(
@@ -173,6 +135,53 @@ impl Metrics {
         text.push_str(&self.limited());
         text.push_str(&self.unadmitted());
         text
+    }
+
+    /// The plain counters: name, what they count, and the count.
+    fn counted(&self) -> [(&'static str, &'static str, &AtomicU64); 12] {
+        let counters = &self.0;
+        [
+            ("diolkos_apiserver_requests_total", "Requests taken.", &counters.requests),
+            (
+                "diolkos_apiserver_refused_requests_total",
+                "Requests refused because too many were in flight.",
+                &counters.refused_for_load,
+            ),
+            ("diolkos_apiserver_refused_bodies_total", "Bodies too large.", &counters.refused_bodies),
+            ("diolkos_apiserver_unfit_patches_total", "Patches that do not fit.", &counters.unfit_patches),
+            (
+                "diolkos_apiserver_refused_applies_total",
+                "Configurations that conflicted with other managers' fields, or could not be read.",
+                &counters.refused_applies,
+            ),
+            ("diolkos_apiserver_lost_audit_lines_total", "Audit lines lost.", &counters.audit_lost),
+            (
+                "diolkos_apiserver_write_conflicts_total",
+                "Writes that began anew because another writer was first.",
+                &counters.write_conflicts,
+            ),
+            (
+                "diolkos_apiserver_unauthenticated_requests_total",
+                "Requests of nobody known.",
+                &counters.unauthenticated,
+            ),
+            ("diolkos_apiserver_issued_tokens_total", "Tokens signed.", &counters.tokens_issued),
+            (
+                "diolkos_apiserver_refused_tokens_total",
+                "Tokens that are nobody's: of another key, ended, for another audience, or of something that is gone.",
+                &counters.tokens_refused,
+            ),
+            (
+                "diolkos_apiserver_forbidden_requests_total",
+                "Requests of known users that nothing allows.",
+                &counters.forbidden,
+            ),
+            (
+                "diolkos_apiserver_refused_escalations_total",
+                "Roles and bindings refused because they give more than their writer has.",
+                &counters.escalations,
+            ),
+        ]
     }
 
     /// What the plugins of the admission chain refused.

@@ -2,13 +2,14 @@
 //! the object in place and keep the order of its keys.
 
 mod json;
-mod schema;
 mod strategic;
 
 use diolkos_api::kind::Kind;
 use diolkos_api::status::{Failure, StatusCause};
 use diolkos_api::wire::patch_request::Type;
 use serde_json::{Map, Value};
+
+use crate::schema;
 
 /// Operations of one JSON patch, as in Kubernetes.
 const MAX_OPERATIONS: usize = 10_000;
@@ -42,10 +43,8 @@ impl Patch {
                 _ => Err(Failure::bad_request("error decoding patch: a merge patch of an object is an object")),
             },
             Type::StrategicMerge => Ok(Patch::StrategicMerge(serde_json::from_slice(document).map_err(unreadable)?)),
-            Type::Apply => Err(Failure::unimplemented(
-                "server-side apply is not part of this server yet: use kubectl apply without --server-side",
-            )),
-            Type::Unspecified => Err(Failure::bad_request("the type of the patch is missing")),
+            // A configuration that is applied is no edit of the object: see `managed`.
+            Type::Apply | Type::Unspecified => Err(Failure::bad_request("the type of the patch is missing")),
         }
     }
 

@@ -39,6 +39,7 @@ async fn any(State(handlers): State<Handlers>, request: Request) -> Response {
             Some(user) => user.clone(),
             None => return failure_response(&Failure::unauthorized()),
         },
+        agent: agent(request.headers()),
         record: request.extensions().get::<Record>().cloned().unwrap_or_default(),
     };
     match answer(&handlers, &caller, request).await {
@@ -87,6 +88,11 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
             }
         }
     }
+}
+
+/// What the client calls itself.
+fn agent(headers: &HeaderMap) -> String {
+    headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// What a method asks for at a place.
@@ -207,8 +213,9 @@ impl Call<'_> {
             field_validation: self.parameters.field_validation.clone(),
             force: self.parameters.force,
         };
-        let object = self.handlers.patch(self.caller, request).await?;
-        self.object(StatusCode::OK, object)
+        let patched = self.handlers.patch(self.caller, request).await?;
+        let code = if patched.created { StatusCode::CREATED } else { StatusCode::OK };
+        self.object(code, patched.object)
     }
 
     async fn delete(self) -> Result<Response, Failure> {

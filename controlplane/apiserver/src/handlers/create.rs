@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::body::{self, FieldValidation};
 use super::transaction::{Edit, set_version};
 use super::update::to_storage;
+use super::writer::{Tracking, check_manager};
 use super::{Caller, Handlers, Target, now, reply, review};
+use crate::managed;
 
 /// Letters of generated names, as Kubernetes has them: no vowels, so no words.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -21,11 +23,19 @@ const MAX_PREFIX: usize = 63 - SUFFIX_LENGTH;
 /// Names that are tried for one `generateName`.
 const MAX_GENERATED: usize = 8;
 
+/// How an object is made that was read and checked.
+pub(super) struct Creation {
+    pub warnings: Vec<String>,
+    pub dry_run: bool,
+    /// Who makes it, unless that is noted in it already.
+    pub tracking: Option<Tracking>,
+}
+
 impl Handlers {
     pub(crate) async fn create(&self, caller: &Caller, request: wire::WriteRequest) -> Result<wire::Object, Failure> {
         let key = request.key.as_ref();
         let is_part = key.is_some_and(|key| !key.subresource.is_empty());
-        let mut target = self.target(caller, "create", request.key.clone(), is_part)?;
+        let target = self.target(caller, "create", request.key.clone(), is_part)?;
         match target.subresource.as_str() {
             "binding" => return self.bind(&target, &request).await,
             "eviction" => return self.evict(&target, &request).await,
@@ -39,12 +49,27 @@ impl Handlers {
             return self.review(caller, &target, &request).await;
         }
         let validation = FieldValidation::parse(&request.field_validation)?;
-        let (mut object, mut warnings) = body::parse(&target.served, &request.json, validation)?;
+        check_manager("CreateOptions", &request.field_manager)?;
+        let (mut object, warnings) = body::parse(&target.served, &request.json, validation)?;
+        body::drop_nulls(&mut object);
+        to_storage(&target, &mut object);
+        let tracking = Tracking::of(&target, caller, &request.field_manager);
+        let creation = Creation { warnings, dry_run: request.dry_run, tracking: Some(tracking) };
+        self.create_object(caller, target, object, creation).await
+    }
+
+    /// Creates what a client sent, or what it applied.
+    pub(super) async fn create_object(
+        &self,
+        caller: &Caller,
+        mut target: Target,
+        mut object: Value,
+        creation: Creation,
+    ) -> Result<wire::Object, Failure> {
+        let Creation { mut warnings, dry_run, tracking } = creation;
         settle_namespace(&target, &mut object)?;
         let prefix = settle_name(&mut target, &mut object)?;
         let namespace = self.check_namespace(&target, false).await?;
-        body::drop_nulls(&mut object);
-        to_storage(&target, &mut object);
         sign(&target, caller, &mut object);
         warnings.extend(target.kind.warnings(&object));
         let attempts = if prefix.is_some() { MAX_GENERATED } else { 1 };
@@ -56,13 +81,16 @@ impl Handlers {
             let mut object = object.clone();
             target.kind.prepare_for_create(&mut object);
             target.kind.default(&mut object);
+            if let Some(tracking) = &tracking {
+                managed::track(None, &mut object, &tracking.write());
+            }
             target.kind.identify(&mut object, &Uuid::new_v4().to_string(), &now());
             let mut warnings = warnings.clone();
             warnings.extend(self.admit(&target, &mut object, None).await?);
             if target.served.is_converted() {
                 target.served.check_converted(&object, None)?;
             }
-            if request.dry_run {
+            if dry_run {
                 return target.serve(self.rehearse(&target, object, warnings).await?);
             }
             if let Some(revision) = self.insert(&target, &mut object, namespace.clone()).await? {

@@ -2,10 +2,13 @@
 
 use diolkos_api::status::{Failure, StatusCause};
 use diolkos_api::wire;
+use diolkos_api::wire::patch_request::Type;
 use serde_json::Value;
 
+use super::apply::Patched;
 use super::body::{self, FieldValidation};
 use super::update::{replace, to_storage};
+use super::writer::{Tracking, check_patch_options};
 use super::{Caller, Handlers, Target};
 use crate::patch::Patch;
 
@@ -13,12 +16,19 @@ use crate::patch::Patch;
 const IDENTITY: [&str; 5] = ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace", "/metadata/uid"];
 
 impl Handlers {
-    pub(crate) async fn patch(&self, caller: &Caller, request: wire::PatchRequest) -> Result<wire::Object, Failure> {
+    pub(crate) async fn patch(&self, caller: &Caller, request: wire::PatchRequest) -> Result<Patched, Failure> {
         let target = self.target(caller, "patch", request.key.clone(), true)?;
         let validation = FieldValidation::parse(&request.field_validation)?;
+        let applies = request.r#type() == Type::Apply;
+        check_patch_options(applies, &request.field_manager, request.force)?;
+        if applies {
+            return self.apply(caller, target, &request).await;
+        }
         let patch = Patch::parse(request.r#type(), &request.patch)?;
+        let tracking = Tracking::of(&target, caller, &request.field_manager);
         if target.subresource == "scale" {
-            return self.patch_scale(&target, &patch, request.dry_run).await;
+            let object = self.patch_scale(&target, &patch, request.dry_run, &tracking).await?;
+            return Ok(Patched { object, created: false });
         }
         let (mut warnings, mut fits) = (Vec::new(), true);
         let patched = self
@@ -34,7 +44,7 @@ impl Handlers {
                 warnings = body::check_fields(&target.served, &new, Vec::new(), validation)?;
                 to_storage(&target, &mut new);
                 warnings.extend(target.kind.warnings(&new));
-                replace(&target, &new, current)
+                replace(&target, &new, current, Some(&tracking))
             })
             .await;
         if !fits {
@@ -42,7 +52,7 @@ impl Handlers {
         }
         let mut patched = patched?;
         patched.warnings.extend(warnings);
-        target.serve(patched)
+        Ok(Patched { object: target.serve(patched)?, created: false })
     }
 }
 

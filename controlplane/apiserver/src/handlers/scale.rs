@@ -1,5 +1,6 @@
 //! The scale of a Deployment or ReplicaSet, as an object of its own: autoscaling/v1 Scale.
 
+use diolkos_api::kind::Kind;
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use serde_json::{Value, json};
@@ -7,7 +8,8 @@ use serde_json::{Value, json};
 use super::body;
 use super::transaction::{Current, Edit};
 use super::update::replace;
-use super::{Handlers, Target, reply};
+use super::writer::Tracking;
+use super::{Caller, Handlers, Target, reply};
 use crate::patch::Patch;
 
 impl Handlers {
@@ -19,12 +21,15 @@ impl Handlers {
 
     pub(super) async fn update_scale(
         &self,
+        caller: &Caller,
         target: &Target,
         request: &wire::WriteRequest,
     ) -> Result<wire::Object, Failure> {
         let (scale, _) = body::parse_document(&request.json)
             .map_err(|cause| Failure::bad_request(format!("cannot read the Scale: {cause}")))?;
-        let changed = self.change(target, request.dry_run, |current| set_scale(target, &scale, current)).await?;
+        let tracking = Tracking::of(target, caller, &request.field_manager);
+        let changed =
+            self.change(target, request.dry_run, |current| set_scale(target, &scale, current, &tracking)).await?;
         Self::scale_of_reply(&changed)
     }
 
@@ -33,32 +38,50 @@ impl Handlers {
         target: &Target,
         patch: &Patch,
         dry_run: bool,
+        tracking: &Tracking,
     ) -> Result<wire::Object, Failure> {
         let changed = self
             .change(target, dry_run, |current| {
                 let mut scale = scale_of(&current.object);
                 patch.apply(&target.kind, &target.name, &mut scale)?;
-                set_scale(target, &scale, current)
+                set_scale(target, &scale, current, tracking)
             })
             .await?;
         Self::scale_of_reply(&changed)
     }
 }
 
-fn set_scale(target: &Target, scale: &Value, current: &Current) -> Result<Edit, Failure> {
-    let replicas = match &scale["spec"]["replicas"] {
-        Value::Null => 0,
-        value => value.as_i64().filter(|count| (0..=i64::from(i32::MAX)).contains(count)).ok_or_else(|| {
-            Failure::bad_request(format!("spec.replicas of the Scale is {value}: it has to be a number of 0 or more"))
-        })?,
-    };
+fn set_scale(target: &Target, scale: &Value, current: &Current, tracking: &Tracking) -> Result<Edit, Failure> {
     let mut new = current.object.clone();
-    new["spec"]["replicas"] = replicas.into();
+    new["spec"]["replicas"] = replicas_of(scale)?.into();
     let version = &scale["metadata"]["resourceVersion"];
     if version.is_string() {
         new["metadata"]["resourceVersion"] = version.clone();
     }
-    replace(&target.whole(), &new, current)
+    replace(&target.whole(), &new, current, Some(tracking))
+}
+
+fn replicas_of(scale: &Value) -> Result<i64, Failure> {
+    match &scale["spec"]["replicas"] {
+        Value::Null => Ok(0),
+        value => value.as_i64().filter(|count| (0..=i64::from(i32::MAX)).contains(count)).ok_or_else(|| {
+            Failure::bad_request(format!("spec.replicas of the Scale is {value}: it has to be a number of 0 or more"))
+        }),
+    }
+}
+
+/// The configuration of the object that one of its scale means.
+pub(super) fn configuration(kind: &Kind, scale: &Value) -> Result<Value, Failure> {
+    let mut config = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {}});
+    for field in ["name", "namespace", "uid", "resourceVersion"] {
+        if !scale["metadata"][field].is_null() {
+            config["metadata"][field] = scale["metadata"][field].clone();
+        }
+    }
+    if !scale["spec"]["replicas"].is_null() {
+        config["spec"] = json!({"replicas": replicas_of(scale)?});
+    }
+    Ok(config)
 }
 
 fn scale_of(object: &Value) -> Value {

@@ -7,21 +7,26 @@ use serde_json::Value;
 
 use super::body::{self, FieldValidation};
 use super::transaction::{Current, Edit};
+use super::writer::{Tracking, check_manager};
 use super::{Caller, Handlers, Target};
+use crate::managed;
 
 impl Handlers {
     pub(crate) async fn update(&self, caller: &Caller, request: wire::WriteRequest) -> Result<wire::Object, Failure> {
         let target = self.target(caller, "update", request.key.clone(), true)?;
         let validation = FieldValidation::parse(&request.field_validation)?;
+        check_manager("UpdateOptions", &request.field_manager)?;
         if target.subresource == "scale" {
-            return self.update_scale(&target, &request).await;
+            return self.update_scale(caller, &target, &request).await;
         }
         let (mut sent, mut warnings) = body::parse(&target.served, &request.json, validation)?;
         check_address(&target, &sent)?;
         body::drop_nulls(&mut sent);
         to_storage(&target, &mut sent);
         warnings.extend(target.kind.warnings(&sent));
-        let mut updated = self.change(&target, request.dry_run, |current| replace(&target, &sent, current)).await?;
+        let tracking = Tracking::of(&target, caller, &request.field_manager);
+        let mut updated =
+            self.change(&target, request.dry_run, |current| replace(&target, &sent, current, Some(&tracking))).await?;
         updated.warnings.extend(warnings);
         target.serve(updated)
     }
@@ -36,7 +41,13 @@ pub(super) fn to_storage(target: &Target, object: &mut Value) {
 }
 
 /// The object that `sent` makes of the present one. Its version and uid, when given, must be those of the present one.
-pub(super) fn replace(target: &Target, sent: &Value, current: &Current) -> Result<Edit, Failure> {
+/// `tracking`: whose change this is, unless that is noted already.
+pub(super) fn replace(
+    target: &Target,
+    sent: &Value,
+    current: &Current,
+    tracking: Option<&Tracking>,
+) -> Result<Edit, Failure> {
     let (kind, old) = (&target.kind, &current.object);
     check_preconditions(target, &sent["metadata"], old)?;
     let mut new = sent.clone();
@@ -51,6 +62,11 @@ pub(super) fn replace(target: &Target, sent: &Value, current: &Current) -> Resul
             kind.prepare_for_update(&mut new, old);
         }
         part => kind.prepare_for_part_update(part, &mut new, old),
+    }
+    if let Some(tracking) = tracking {
+        managed::track(Some(old), &mut new, &tracking.write());
+    } else {
+        managed::carry(sent, &mut new);
     }
     if target.served.is_converted() && new != *old {
         target.served.check_converted(&new, Some(old))?;
@@ -100,7 +116,7 @@ fn check_preconditions(target: &Target, sent: &Value, old: &Value) -> Result<(),
 }
 
 /// The object must be the one that the request names.
-fn check_address(target: &Target, sent: &Value) -> Result<(), Failure> {
+pub(super) fn check_address(target: &Target, sent: &Value) -> Result<(), Failure> {
     let name = sent["metadata"]["name"].as_str().unwrap_or_default();
     if !name.is_empty() && name != target.name {
         let asked = &target.name;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{self, ListMerge};
+use crate::schema::{self, ListMerge};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -76,7 +76,7 @@ fn merge_field(object: &mut Map<String, Value>, name: &str, value: &Value, kind:
             object.shift_remove(name);
         }
         Value::Object(patch) => {
-            merge_object(object.entry(name).or_insert(Value::Null), patch, &field.content)?;
+            merge_object(object.entry(name).or_insert(Value::Null), patch, field.content)?;
         }
         Value::Array(patch) => {
             let target = object.entry(name).or_insert(Value::Null);
@@ -118,7 +118,7 @@ fn merge_list(items: &mut Vec<Value>, patch: &[Value], name: &str, field: &schem
                 return Ok(());
             }
             for element in patch {
-                merge_element(items, element, name, key, &field.content)?;
+                merge_element(items, element, name, key, field.content)?;
             }
         }
     }

@@ -198,11 +198,15 @@ async fn grpc_carries_the_same_status_as_rest() {
     let answer = server.rest("alice", &[]).get("/api/v1/namespaces/default/pods").await;
     assert_eq!(Failure::from_grpc(status).to_json(), answer.body);
 
-    let patch = wire::PatchRequest {
+    let apply = |manager: &str, z: &str| wire::PatchRequest {
         key: key("", "services", "default", "fx"),
         r#type: wire::patch_request::Type::Apply.into(),
-        patch: "{}".into(),
+        patch: format!("{{apiVersion: v1, kind: Service, metadata: {{name: fx, labels: {{z: '{z}'}}}}}}").into(),
+        field_manager: manager.into(),
         ..wire::PatchRequest::default()
     };
-    assert_eq!(Failure::from_grpc(grpc.patch(patch).await.unwrap_err()).code(), 501);
+    grpc.patch(apply("me", "2")).await.unwrap();
+    let conflict = Failure::from_grpc(grpc.patch(apply("other", "3")).await.unwrap_err());
+    let recorded: Value = serde_json::from_str(include_str!("../fixtures/err_409_ssa_conflict.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&conflict.to_json()).unwrap(), recorded);
 }

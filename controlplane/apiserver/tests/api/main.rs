@@ -5,6 +5,7 @@ mod harness;
 
 mod addresses;
 mod admission;
+mod apply;
 mod concurrency;
 mod crud;
 mod deletion;
