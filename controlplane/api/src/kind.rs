@@ -170,10 +170,9 @@ pub(crate) struct Rules {
 }
 
 /// Kinds that are kept and checked while nothing acts on them yet: their writers are told. Group, kind, and what is so.
-const IDLE: [(&str, &str, &str); 9] = [
+const IDLE: [(&str, &str, &str); 8] = [
     ("", "PersistentVolumeClaim", "is not bound by any controller yet"),
     ("", "ReplicationController", NO_CONTROLLER),
-    ("", "ResourceQuota", "is not enforced yet"),
     ("apps", "DaemonSet", NO_CONTROLLER),
     ("apps", "StatefulSet", NO_CONTROLLER),
     ("autoscaling", "HorizontalPodAutoscaler", NO_CONTROLLER),

@@ -9,7 +9,9 @@ mod ingress_class;
 mod limit_ranger;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
+mod pod_security;
 mod priority;
+mod quota;
 mod resources;
 mod runtime_class;
 mod storage;
@@ -23,13 +25,18 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use diolkos_api::kind::Kind;
 use diolkos_api::status::Failure;
-use diolkos_store::Revision;
+use diolkos_store::{Commit, Revision};
 use serde_json::Value;
 
 use crate::cache::{Cache, Freshness};
+use crate::handlers::Handlers;
 use crate::metrics::Metrics;
+use crate::serve::Shutdown;
 use crate::stack::{Authorizer, User};
 
+use quota::Quotas;
+
+pub(crate) use quota::Charge;
 pub(crate) use view::View;
 
 /// One write, as plugins see it.
@@ -98,6 +105,7 @@ const fn plugin(name: &'static str) -> Plugin {
 const PLUGINS: &[Plugin] = &[
     Plugin { validate: Some(namespace_lifecycle::validate), ..plugin(namespace_lifecycle::NAME) },
     Plugin { mutate: Some(limit_ranger::admit), validate: Some(limit_ranger::validate), ..plugin("LimitRanger") },
+    Plugin { validate: Some(pod_security::validate), warn: Some(pod_security::warn), ..plugin("PodSecurity") },
     Plugin { mutate: Some(priority::admit), validate: Some(priority::validate), ..plugin("Priority") },
     Plugin { mutate: Some(default_tolerations::admit), ..plugin("DefaultTolerationSeconds") },
     Plugin { mutate: Some(storage::default_class), ..plugin("DefaultStorageClass") },
@@ -107,6 +115,7 @@ const PLUGINS: &[Plugin] = &[
     Plugin { validate: Some(certificates::signing), ..plugin("CertificateSigning") },
     Plugin { validate: Some(certificates::subject), ..plugin("CertificateSubjectRestriction") },
     Plugin { mutate: Some(ingress_class::admit), ..plugin("DefaultIngressClass") },
+    plugin(quota::NAME),
 ];
 
 /// Plugins that are turned on or off by name.
@@ -133,16 +142,14 @@ const DECIDED: [(&str, &str); 12] = [
 ];
 
 /// What they decide by: a writer finds what this server wrote before.
-const DECIDING: [&str; 9] = [
+const DECIDING: [&str; 7] = [
     "/registry/core/namespaces/",
     "/registry/core/limitranges/",
-    "/registry/core/resourcequotas/",
     "/registry/core/serviceaccounts/",
     "/registry/scheduling.k8s.io/priorityclasses/",
     "/registry/node.k8s.io/runtimeclasses/",
     "/registry/storage.k8s.io/storageclasses/",
     "/registry/networking.k8s.io/ingressclasses/",
-    "/registry/_quota/",
 ];
 
 /// The chain of one server. Clones are the same.
@@ -151,6 +158,7 @@ pub(crate) struct Admission {
     plugins: Arc<[&'static Plugin]>,
     cache: Cache,
     authorizer: Authorizer,
+    quotas: Option<Quotas>,
     metrics: Metrics,
     /// The revision of the last commit of this server that wrote one of [`DECIDING`].
     decided: Arc<AtomicI64>,
@@ -173,8 +181,10 @@ impl Admission {
             let named = |list: &[String]| list.iter().any(|name| name == plugin.name);
             !named(&options.disable) && (plugin.enabled || named(&options.enable))
         };
-        let plugins = PLUGINS.iter().filter(is_on).collect();
-        Ok(Admission { plugins, cache, authorizer, metrics, decided: Arc::default() })
+        let plugins: Arc<[&'static Plugin]> = PLUGINS.iter().filter(is_on).collect();
+        let counts = plugins.iter().any(|plugin| plugin.name == quota::NAME);
+        let quotas = counts.then(|| Quotas::new(cache.clone()));
+        Ok(Admission { plugins, cache, authorizer, quotas, metrics, decided: Arc::default() })
     }
 
     /// Notes a commit of this server, so that the next write is decided by it.
@@ -186,6 +196,9 @@ impl Admission {
         };
         if writes.iter().any(key) {
             self.decided.fetch_max(revision, Ordering::AcqRel);
+        }
+        if let Some(quotas) = &self.quotas {
+            quotas.committed(writes, revision);
         }
     }
 
@@ -217,6 +230,32 @@ impl Admission {
             }
             Ok(())
         })
+    }
+
+    /// 403 when a quota does not have what a write uses. The charge is to be committed with the write.
+    pub(crate) async fn charge(&self, write: &Write<'_>) -> Result<Charge, Failure> {
+        let Some(quotas) = &self.quotas else { return Ok(Charge::default()) };
+        let charge = quotas.charge(write).await;
+        charge.inspect_err(|failure| {
+            if failure.code() == 403 {
+                self.metrics.refused_admission(quota::NAME);
+            }
+        })
+    }
+
+    /// What became of a commit with a charge.
+    pub(crate) async fn settle(&self, charge: Charge, commit: &Commit) -> Result<(), Failure> {
+        match &self.quotas {
+            Some(quotas) => quotas.settle(charge, commit).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the status of the quotas true until the server stops.
+    pub(crate) async fn keep(self, handlers: Handlers, shutdown: Shutdown) {
+        if let Some(quotas) = self.quotas {
+            quotas.keep(handlers, shutdown).await;
+        }
     }
 
     /// 403 for something new in a namespace that ends.

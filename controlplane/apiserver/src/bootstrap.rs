@@ -167,7 +167,7 @@ fn key(group: &str, plural: &str, namespace: &str, name: &str) -> wire::Key {
     }
 }
 
-fn own_caller() -> Caller {
+pub(crate) fn own_caller() -> Caller {
     let user = User::new("system:apiserver", [ADMIN_GROUP]);
     Caller { user, agent: "diolkos-apiserver".into(), record: Record::default() }
 }

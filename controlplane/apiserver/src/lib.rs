@@ -229,6 +229,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     let tasks = vec![
         tokio::spawn(serve::serve(listener, tls, router, shutdown.clone())),
         tokio::spawn(follower.run(shutdown.clone())),
+        tokio::spawn(handlers.admission.clone().keep(handlers.clone(), shutdown.clone())),
         tokio::spawn(bootstrap::keep(handlers, advertised, shutdown)),
     ];
     Ok(Running { address, stop, cache, tasks })

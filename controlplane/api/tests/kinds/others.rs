@@ -285,6 +285,5 @@ fn a_lease_lasts_a_while() {
 fn writers_are_told_of_what_nothing_acts_on_yet() {
     let told = |api_version, name| kind(api_version, name).warnings(&json!({}));
     assert_eq!(told("batch/v1", "Job"), ["Job is kept, but no controller acts on it yet"]);
-    assert_eq!(told("v1", "ResourceQuota"), ["ResourceQuota is not enforced yet"]);
     assert_eq!(told("apps/v1", "Deployment"), [""; 0]);
 }

@@ -1,6 +1,6 @@
 //! What pods ask for and may use at most, as the scheduler reckons it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diolkos_api::quantity::{Amount, Quantity};
 use serde_json::Value;
@@ -63,9 +63,8 @@ fn raise(most: &mut Amounts, other: &Amounts) {
 }
 
 /// `cpu=1,memory=1Gi`
-#[cfg(test)]
 pub(super) fn written<'a>(amounts: &Amounts, of: impl IntoIterator<Item = &'a String>) -> String {
-    let names: std::collections::BTreeSet<&String> = of.into_iter().collect();
+    let names: BTreeSet<&String> = of.into_iter().collect();
     let pair = |name: &&String| format!("{name}={}", amounts.get(*name).copied().unwrap_or_default());
     names.iter().map(pair).collect::<Vec<_>>().join(",")
 }

@@ -114,6 +114,7 @@ impl Handlers {
         self.addresses.claims(self, &target.kind, None, Some(&mut object), &[]).await?;
         target.kind.check(&object, None)?;
         self.check_write(target, Some(&object), None)?;
+        self.admission.charge(&target.write(Some(&object), None)).await?;
         Ok(reply(&object, 0, warnings))
     }
 

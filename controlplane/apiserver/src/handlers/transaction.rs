@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Handlers, Target, reply, store_failure};
 use crate::addresses::{Claims, Held, repair};
+use crate::admission::Charge;
 use crate::cache::Freshness;
 use crate::patch;
 
@@ -41,6 +42,7 @@ struct Change {
     expects: Vec<Expect>,
     writes: Vec<Write>,
     claims: Claims,
+    charge: Charge,
     warnings: Vec<String>,
 }
 
@@ -96,7 +98,8 @@ impl Handlers {
             if dry_run {
                 return Ok(reply(&change.object, current.revision, change.warnings));
             }
-            match self.commit(change.expects, change.writes, change.claims).await? {
+            let charged = self.commit_charged(change.expects, change.writes, change.claims, change.charge).await?;
+            match charged {
                 Commit::Done(revision) => {
                     set_version(&mut change.object, revision);
                     return Ok(reply(&change.object, revision, change.warnings));
@@ -124,7 +127,7 @@ impl Handlers {
         let key = target.key();
         let old = &current.object;
         let expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
-        let mut warnings = Vec::new();
+        let (mut warnings, mut charge) = (Vec::new(), Charge::default());
         let (object, write, claims) = match edit(current)? {
             Edit::Keep => return Ok(None),
             Edit::Remove(object) => {
@@ -144,11 +147,12 @@ impl Handlers {
                 target.kind.check_part(&target.subresource, &object, Some(old))?;
                 self.check_write(target, Some(&object), Some(old))?;
                 check_rest(target, &object)?;
+                charge = self.admission.charge(&target.write(Some(&object), Some(old))).await?;
                 let write = Write::Put { key, value: stored_bytes(&object) };
                 (object, write, claims)
             }
         };
-        Ok(Some(Change { object, expects, writes: vec![write], claims, warnings }))
+        Ok(Some(Change { object, expects, writes: vec![write], claims, charge, warnings }))
     }
 
     /// Creates an object unless its key is taken: `Ok(None)` then. `namespace`: what the object's namespace was found
@@ -168,10 +172,11 @@ impl Handlers {
             target.kind.check(object, None)?;
             self.check_write(target, Some(object), None)?;
             check_rest(target, object)?;
+            let charge = self.admission.charge(&target.write(Some(object), None)).await?;
             let mut expects = vec![Expect::Absent { key: key.clone() }];
             expects.extend(namespace.clone());
             let write = Write::Put { key: key.clone(), value: stored_bytes(object) };
-            match self.commit(expects, vec![write], claims).await? {
+            match self.commit_charged(expects, vec![write], claims, charge).await? {
                 Commit::Done(revision) => return Ok(Some(revision)),
                 Commit::Conflict { key: other, .. } if other == key => return Ok(None),
                 Commit::Conflict { key: other, .. } if names(&namespace, &other) => {
@@ -182,6 +187,21 @@ impl Handlers {
             self.metrics.write_conflict();
         }
         Err(Failure::unavailable("every address that was tried was taken meanwhile, please try again"))
+    }
+
+    /// [`Handlers::commit`] with what holds the quotas.
+    async fn commit_charged(
+        &self,
+        mut expects: Vec<Expect>,
+        mut writes: Vec<Write>,
+        claims: Claims,
+        charge: Charge,
+    ) -> Result<Commit, Failure> {
+        expects.extend(charge.expects.iter().cloned());
+        writes.extend(charge.writes.iter().cloned());
+        let commit = self.commit(expects, writes, claims).await?;
+        self.admission.settle(charge, &commit).await?;
+        Ok(commit)
     }
 
     /// Commits an object with the addresses that it claims or releases. When it cannot be written, what was claimed

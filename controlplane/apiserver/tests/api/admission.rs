@@ -111,3 +111,26 @@ async fn the_limits_of_a_namespace_hold_for_pods_and_claims() {
     let why = refused(&server, "/api/v1/namespaces/default/persistentvolumeclaims", &claim).await;
     assert!(why.ends_with("maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"), "{why}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_levels_of_a_namespace_hold_over_both_protocols() {
+    let server = Server::start().await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline"});
+    let patch = json!({"metadata": {"labels": labels}});
+    let patched = server.admin_rest().patch("merge-patch", "/api/v1/namespaces/default", &patch).await;
+    assert_eq!(patched.code, 200);
+    let mut host = pod("p", "");
+    host["spec"]["hostPID"] = true.into();
+    let why = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostPID=true)";
+    assert_eq!(refused(&server, PODS, &host).await, why);
+    assert_eq!(over_grpc(&server.admin(), &host).await.unwrap_err(), why);
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"app": "p"}},
+        "template": {"metadata": {"labels": {"app": "p"}}, "spec": host["spec"]},
+    }});
+    let answer = server.admin_rest().post("/apis/apps/v1/namespaces/default/deployments", &deployment).await;
+    assert_eq!(answer.code, 201);
+    let warning = answer.headers["warning"].to_str().unwrap();
+    assert!(warning.contains("would violate PodSecurity"), "{warning}");
+    make(&server, PODS, pod("p", "")).await;
+}

@@ -9,7 +9,7 @@ use diolkos_api::client::Client;
 use diolkos_api::wire;
 use diolkos_apiserver::pki::{Identity, Pki};
 use diolkos_apiserver::{Running, Security, Settings, cache, serve_with};
-use diolkos_store::Model;
+use diolkos_store::{Model, Range, Store as _};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -119,6 +119,11 @@ impl Answer {
 }
 
 impl Rest {
+    /// The same client of another server.
+    pub(crate) fn to(self, address: SocketAddr) -> Rest {
+        Rest { address, ..self }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }
@@ -251,6 +256,12 @@ pub(crate) fn key(group: &str, plural: &str, namespace: &str, name: &str) -> Opt
         name: name.into(),
         subresource: String::new(),
     })
+}
+
+/// The keys of the store under a prefix.
+pub(crate) async fn keys(store: &Model, prefix: &str) -> Vec<String> {
+    let range = Range { prefix: prefix.to_owned(), ..Range::default() };
+    store.range(range).await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
 }
 
 pub(crate) fn fixture(name: &str) -> Value {

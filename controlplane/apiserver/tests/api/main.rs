@@ -17,6 +17,7 @@ mod kinds;
 mod limits;
 mod lists;
 mod nodes;
+mod quota;
 mod rbac;
 mod tls;
 mod tokens;
