@@ -15,7 +15,7 @@ use crate::space::{Space, Spaces, finish};
 use crate::tools;
 
 mod control_plane;
-mod network;
+pub mod network;
 mod node;
 mod pod;
 

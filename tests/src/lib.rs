@@ -15,5 +15,5 @@ pub mod process;
 pub mod space;
 pub mod tools;
 
-pub use cluster::{Cluster, ClusterConfig, Families, Node, Pod};
+pub use cluster::{Cluster, ClusterConfig, Families, Node, Pod, network};
 pub use eventually::eventually;

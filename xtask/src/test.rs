@@ -24,13 +24,14 @@ pub(crate) struct Suite {
     budget: u64,
 }
 
-pub(crate) const SUITES: [Suite; 8] = [
+pub(crate) const SUITES: [Suite; 9] = [
     Suite { name: "unit", binaries: &[], system: false, budget: 180 },
     Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 90 },
     Suite { name: kernels::SUITE, binaries: &[kernels::SUITE], system: false, budget: 150 },
     Suite { name: "store", binaries: &["store"], system: true, budget: 60 },
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 180 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
+    Suite { name: "up", binaries: &["up"], system: true, budget: 120 },
     Suite { name: "cri", binaries: &["cri"], system: true, budget: 90 },
     Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 540 },
 ];
@@ -48,7 +49,7 @@ impl Suite {
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// unit, kernel, kernels, store, netns, kubectl, cri, e2e; all when none is named
+    /// unit, kernel, kernels, store, netns, kubectl, up, cri, e2e; all when none is named
     #[arg(value_parser = SUITES.map(|suite| suite.name))]
     suites: Vec<String>,
     /// Bring what is missing without asking

@@ -38,6 +38,21 @@ where
     candidate.release().await;
 }
 
+/// As [`lead`], or at once and without a Lease when `elect` says that there is nobody to agree with.
+pub async fn work<W, F>(client: &Client, name: &str, elect: bool, stop: impl Future<Output = ()>, work: W)
+where
+    W: Fn() -> F,
+    F: Future<Output = ()>,
+{
+    if elect {
+        return lead(client, name, stop, work).await;
+    }
+    tokio::select! {
+        () = stop => {}
+        () = work() => {}
+    }
+}
+
 /// Resolves when the process is told to stop, by SIGTERM or SIGINT.
 pub async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,6 +1,7 @@
 //! The API of the cluster, free of I/O but for the client: the wire schema, the kinds and what the apiserver knows of
 //! them, the failures, and a typed client.
 
+pub mod bootstrap_token;
 pub mod client;
 pub mod kind;
 pub mod kubeconfig;

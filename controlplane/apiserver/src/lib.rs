@@ -116,6 +116,13 @@ impl Running {
         self.address
     }
 
+    /// Waits for a part of it to end by itself, which none should; why it did.
+    pub async fn failed(&mut self) -> String {
+        let (result, index, _) = futures::future::select_all(self.tasks.iter_mut()).await;
+        drop(self.tasks.remove(index));
+        result.err().map_or_else(|| "a task of it ended".into(), |cause| cause.to_string())
+    }
+
     /// Ends watches, lets requests in flight finish for a bounded time, and closes the port.
     pub async fn stop(self) {
         self.stop.begin();
@@ -153,7 +160,8 @@ async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     Ok(())
 }
 
-async fn start(options: Options) -> anyhow::Result<Running> {
+/// Starts a server; returns when it serves.
+pub async fn start(options: Options) -> anyhow::Result<Running> {
     let addresses = service_addresses(&options.service_cidrs, options.advertise_address)?;
     let mut names = vec![options.advertise_address.to_string(), addresses.first().to_string()];
     if !options.listen.ip().is_unspecified() {

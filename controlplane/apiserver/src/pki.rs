@@ -17,7 +17,7 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-pub use files::write_private;
+pub use files::{make_private_dir, write_private};
 
 /// How long an authority is valid.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -105,7 +105,7 @@ impl Pki {
     /// Opens `dir` and makes what is missing there. `names` are the DNS names and addresses of the apiserver and of
     /// etcd, besides the well-known ones.
     pub fn open(dir: &Path, names: &[String]) -> Result<Pki, PkiError> {
-        files::make_private_dir(&dir.join("etcd"))?;
+        make_private_dir(&dir.join("etcd"))?;
         let _lock = files::lock(dir)?;
         let all_names: Vec<String> =
             SERVER_NAMES.iter().map(|n| (*n).to_owned()).chain(names.iter().cloned()).collect();
@@ -191,6 +191,16 @@ impl Pki {
     pub fn write_kubeconfig(&self, server: &str, user: &str, groups: &[&str], path: &Path) -> Result<(), PkiError> {
         let text = self.kubeconfig(server, user, groups)?.to_yaml();
         write_private(path, text.as_bytes())
+    }
+
+    /// Writes a kubeconfig unless the one that is there leads to this server and its authority.
+    pub fn ensure_kubeconfig(&self, server: &str, user: &str, groups: &[&str], path: &Path) -> Result<(), PkiError> {
+        let _lock = files::lock(&self.dir)?;
+        let leads = |there: Kubeconfig| there.server == server && there.ca_pem == self.cluster.cert_pem;
+        if Kubeconfig::load(path).is_ok_and(leads) {
+            return Ok(());
+        }
+        self.write_kubeconfig(server, user, groups, path)
     }
 
     /// Writes `admin.kubeconfig` unless it is there; the path of the file.

@@ -4,10 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use diolkos_api::bootstrap_token::{TOKEN_NAMESPACE, TOKEN_TYPE};
 use diolkos_api::client::{Client, Event, ListOptions, Resource, follow};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
 use tracing::{debug, info, warn};
 
+use crate::certificates::Authority;
 use crate::execute::{Outcome, execute};
 use crate::object::{Action, Key, KindName};
 use crate::queue::Queue;
@@ -15,14 +17,14 @@ use crate::table::{CONTROLLERS, Controller};
 use crate::view::{Change, News, Settings, View};
 
 /// Runs all controllers; never returns.
-pub(crate) async fn drive(client: Client, settings: Settings) {
+pub(crate) async fn drive(client: Client, settings: Settings, authority: Option<Authority>) {
     let mut driver = Driver::new(settings);
     let mut news = watches(&client);
     let mut running = FuturesUnordered::new();
     loop {
         for (lane, key, actions) in driver.start() {
-            let client = client.clone();
-            running.push(async move { (lane, key, execute(&client, actions).await) });
+            let (client, authority) = (client.clone(), authority.clone());
+            running.push(async move { (lane, key, execute(&client, authority.as_ref(), actions).await) });
         }
         let due = tokio::time::Instant::from_std(driver.next_due());
         tokio::select! {
@@ -53,11 +55,20 @@ fn watches(client: &Client) -> Watches {
         watch(client, KindName::Namespace, News::Namespace),
         watch(client, KindName::ConfigMap, News::ConfigMap),
         watch(client, KindName::Lease, News::Lease),
+        watch(client, KindName::CertificateSigningRequest, News::CertificateSigningRequest),
+        tokens(client),
     ])
 }
 
+/// The bootstrap tokens: other Secrets are nobody's business here.
+fn tokens(client: &Client) -> BoxStream<'static, (KindName, News)> {
+    let options = ListOptions::fields(format!("type={TOKEN_TYPE}"));
+    let tokens = follow(client.clone(), Some(TOKEN_NAMESPACE.to_owned()), options);
+    tokens.map(|event| (KindName::Secret, News::Secret(event))).boxed()
+}
+
 /// How many kinds are watched.
-const KINDS: usize = 9;
+const KINDS: usize = 11;
 /// Most keys that one controller looks at before the others have their turn.
 const TURN: usize = 64;
 /// A key that still wants something after so many looks in a row does not settle, and is slowed down.

@@ -9,10 +9,12 @@ use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::certificates::{self, Authority};
 use crate::object::{Action, Key, KindName, Object, Target};
 
 /// What became of one look's actions.
@@ -30,7 +32,7 @@ const WIDEST: usize = 32;
 
 /// Carries out actions in order. Creations in a row go out in batches of 1, 2, 4, ...: what cannot succeed fails once,
 /// not five hundred times.
-pub(crate) async fn execute(client: &Client, actions: Vec<Action>) -> Outcome {
+pub(crate) async fn execute(client: &Client, authority: Option<&Authority>, actions: Vec<Action>) -> Outcome {
     let mut outcome = Outcome::default();
     // A second write to an object in one look follows the version of the first: in between was only ourselves.
     let mut versions: HashMap<Key, String> = HashMap::new();
@@ -51,7 +53,7 @@ pub(crate) async fn execute(client: &Client, actions: Vec<Action>) -> Outcome {
                     Err(failure) => outcome.failure = Some(failure),
                 }
             }
-        } else if let Err(failure) = one(client, action, &mut versions, &mut outcome).await {
+        } else if let Err(failure) = one(client, authority, action, &mut versions, &mut outcome).await {
             outcome.failure = Some(failure);
         }
         if outcome.failure.is_some() {
@@ -63,6 +65,7 @@ pub(crate) async fn execute(client: &Client, actions: Vec<Action>) -> Outcome {
 
 async fn one(
     client: &Client,
+    authority: Option<&Authority>,
     action: Action,
     versions: &mut HashMap<Key, String>,
     outcome: &mut Outcome,
@@ -103,6 +106,16 @@ async fn one(
                 Err(failure) => return Err(failure),
             }
         }
+        Action::Approve { request, permissions } => {
+            if let Some(approved) = certificates::approve(client, request, &permissions).await? {
+                outcome.written.push(Object::CertificateSigningRequest(approved));
+            }
+        }
+        Action::Sign(request) => {
+            let authority = authority.ok_or_else(|| Failure::internal("there is no authority to sign with"))?;
+            let signed = certificates::sign(client, authority, request).await?;
+            outcome.written.push(Object::CertificateSigningRequest(signed));
+        }
     }
     Ok(())
 }
@@ -118,6 +131,8 @@ async fn create(client: &Client, object: Object) -> Result<Object, Failure> {
         Object::Namespace(object) => Object::Namespace(post(client, &*object).await?),
         Object::ConfigMap(object) => Object::ConfigMap(post(client, &*object).await?),
         Object::Lease(object) => Object::Lease(post(client, &*object).await?),
+        Object::CertificateSigningRequest(object) => Object::CertificateSigningRequest(post(client, &*object).await?),
+        Object::Secret(object) => Object::Secret(post(client, &*object).await?),
     })
 }
 
@@ -143,6 +158,10 @@ async fn replace(
         Object::Namespace(object) => Object::Namespace(put(client, object, part, version).await?),
         Object::ConfigMap(object) => Object::ConfigMap(put(client, object, part, version).await?),
         Object::Lease(object) => Object::Lease(put(client, object, part, version).await?),
+        Object::CertificateSigningRequest(object) => {
+            Object::CertificateSigningRequest(put(client, object, part, version).await?)
+        }
+        Object::Secret(object) => Object::Secret(put(client, object, part, version).await?),
     };
     if let Some(version) = &written.metadata().resource_version {
         versions.insert(key, version.clone());
@@ -182,6 +201,10 @@ async fn delete(client: &Client, target: &Target) -> Result<(), Failure> {
         KindName::Namespace => of::<Namespace>(client, key).delete(name, &options).await,
         KindName::ConfigMap => of::<ConfigMap>(client, key).delete(name, &options).await,
         KindName::Lease => of::<Lease>(client, key).delete(name, &options).await,
+        KindName::CertificateSigningRequest => {
+            of::<CertificateSigningRequest>(client, key).delete(name, &options).await
+        }
+        KindName::Secret => of::<Secret>(client, key).delete(name, &options).await,
     };
     match result {
         Err(failure) if failure.is_not_found() || failure.is_conflict() => Ok(()),
@@ -202,6 +225,8 @@ async fn exists(client: &Client, target: &Target) -> Result<bool, Failure> {
         KindName::Namespace => uid::<Namespace>(client, key).await?,
         KindName::ConfigMap => uid::<ConfigMap>(client, key).await?,
         KindName::Lease => uid::<Lease>(client, key).await?,
+        KindName::CertificateSigningRequest => uid::<CertificateSigningRequest>(client, key).await?,
+        KindName::Secret => uid::<Secret>(client, key).await?,
     };
     Ok(uid.is_some_and(|uid| target.uid.is_empty() || uid == target.uid))
 }

@@ -1,6 +1,8 @@
 //! The controllers: one pure `reconcile(view, key, now) -> Vec<Action>` each, and one driver that feeds and executes
 //! them.
 
+pub mod bootstrap;
+pub mod certificates;
 pub mod deployment;
 mod driver;
 pub mod endpoint_slice;
@@ -21,10 +23,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use diolkos_api::client::Client;
 use diolkos_api::kubeconfig::Kubeconfig;
-use diolkos_api::lease::{lead, told_to_stop};
+use diolkos_api::lease::{told_to_stop, work};
 use ipnetwork::IpNetwork;
 use tracing::info;
 
+use crate::certificates::{Authority, AuthorityFiles};
 use crate::view::{PodNetwork, Settings};
 
 /// What the controllers are told.
@@ -37,6 +40,10 @@ pub struct Options {
     pub node_mask_v4: u8,
     /// The length of a node's IPv6 podCIDR.
     pub node_mask_v6: u8,
+    /// Act only with the Lease; without, no other controller manager may be there.
+    pub leader_elect: bool,
+    /// The authority that signs certificates on request; without one, nobody here does.
+    pub authority: Option<AuthorityFiles>,
 }
 
 /// The Lease that the acting controllers hold.
@@ -44,11 +51,18 @@ const LEASE: &str = "kube-controller-manager";
 
 /// Runs until SIGTERM or SIGINT, acting only while it leads.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    run_until(options, told_to_stop()).await
+}
+
+/// The same, until `stop`.
+pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let settings = settings(&options)?;
     let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
     let client = Client::connect(&kubeconfig).context("the controllers cannot begin")?;
     info!(server = client.server(), cluster_cidrs = ?options.cluster_cidrs, "controllers");
-    lead(&client, LEASE, told_to_stop(), || driver::drive(client.clone(), settings.clone())).await;
+    let authority = options.authority.map(Authority::new);
+    let drive = || driver::drive(client.clone(), settings.clone(), authority.clone());
+    work(&client, LEASE, options.leader_elect, stop, drive).await;
     Ok(())
 }
 
@@ -71,7 +85,7 @@ fn settings(options: &Options) -> anyhow::Result<Settings> {
         );
         Ok(PodNetwork { cidr: *cidr, node_mask })
     });
-    Ok(Settings { pod_networks: pod_networks.collect::<anyhow::Result<_>>()? })
+    Ok(Settings { pod_networks: pod_networks.collect::<anyhow::Result<_>>()?, signs: options.authority.is_some() })
 }
 
 #[cfg(test)]
@@ -80,7 +94,14 @@ mod tests {
 
     fn with(cidrs: &[&str]) -> Result<Settings, String> {
         let cluster_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
-        let options = Options { kubeconfig: PathBuf::new(), cluster_cidrs, node_mask_v4: 24, node_mask_v6: 64 };
+        let options = Options {
+            kubeconfig: PathBuf::new(),
+            cluster_cidrs,
+            node_mask_v4: 24,
+            node_mask_v6: 64,
+            leader_elect: true,
+            authority: None,
+        };
         settings(&options).map_err(|error| error.to_string())
     }
 

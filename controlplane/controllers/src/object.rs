@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -27,6 +28,14 @@ pub enum Action {
     },
     /// Lets a namespace go, after making sure at the server that nothing is left in it.
     Finalize(Arc<Namespace>),
+    /// Approves a request for a certificate if the server says that its author has one of these permissions: the right
+    /// to create `certificatesigningrequests/PERMISSION`.
+    Approve {
+        request: Arc<CertificateSigningRequest>,
+        permissions: Vec<&'static str>,
+    },
+    /// Signs an approved request with the cluster's authority.
+    Sign(Arc<CertificateSigningRequest>),
 }
 
 /// One incarnation of an object.
@@ -59,6 +68,8 @@ pub enum KindName {
     Namespace,
     ConfigMap,
     Lease,
+    CertificateSigningRequest,
+    Secret,
 }
 
 /// An object of any of these kinds.
@@ -73,6 +84,8 @@ pub enum Object {
     Namespace(Arc<Namespace>),
     ConfigMap(Arc<ConfigMap>),
     Lease(Arc<Lease>),
+    CertificateSigningRequest(Arc<CertificateSigningRequest>),
+    Secret(Arc<Secret>),
 }
 
 impl Key {
@@ -104,12 +117,14 @@ impl KindName {
             ("v1", "Namespace") => Self::Namespace,
             ("v1", "ConfigMap") => Self::ConfigMap,
             ("coordination.k8s.io/v1", "Lease") => Self::Lease,
+            ("certificates.k8s.io/v1", "CertificateSigningRequest") => Self::CertificateSigningRequest,
+            ("v1", "Secret") => Self::Secret,
             _ => return None,
         })
     }
 
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespace)
+        !matches!(self, Self::Node | Self::Namespace | Self::CertificateSigningRequest)
     }
 }
 
@@ -136,6 +151,8 @@ impl Object {
             Self::Namespace(_) => KindName::Namespace,
             Self::ConfigMap(_) => KindName::ConfigMap,
             Self::Lease(_) => KindName::Lease,
+            Self::CertificateSigningRequest(_) => KindName::CertificateSigningRequest,
+            Self::Secret(_) => KindName::Secret,
         }
     }
 
@@ -150,6 +167,8 @@ impl Object {
             Self::Namespace(object) => object.metadata(),
             Self::ConfigMap(object) => object.metadata(),
             Self::Lease(object) => object.metadata(),
+            Self::CertificateSigningRequest(object) => object.metadata(),
+            Self::Secret(object) => object.metadata(),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::certificates::{approve, clean, sign};
 use crate::object::{Action, Key, KindName, Object};
 use crate::view::{View, controller, owners};
-use crate::{deployment, endpoint_slice, garbage, namespace, node_ipam, node_lifecycle, replica_set};
+use crate::{bootstrap, deployment, endpoint_slice, garbage, namespace, node_ipam, node_lifecycle, replica_set};
 
 /// One controller. All its functions are pure.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub struct Controller {
 const SELDOM: Duration = Duration::from_secs(600);
 
 /// All of them.
-pub const CONTROLLERS: [Controller; 7] = [
+pub const CONTROLLERS: [Controller; 12] = [
     Controller {
         name: "deployment",
         reconcile: deployment::reconcile,
@@ -74,6 +75,41 @@ pub const CONTROLLERS: [Controller; 7] = [
         affected: affected_namespace,
         look_again: never,
         resync: (KindName::Namespace, SELDOM),
+    },
+    Controller {
+        name: "csrapproving",
+        reconcile: approve::reconcile,
+        affected: affected_request,
+        look_again: never,
+        resync: (KindName::CertificateSigningRequest, SELDOM),
+    },
+    Controller {
+        name: "csrsigning",
+        reconcile: sign::reconcile,
+        affected: affected_request,
+        look_again: never,
+        resync: (KindName::CertificateSigningRequest, SELDOM),
+    },
+    Controller {
+        name: "csrcleaner",
+        reconcile: clean::reconcile,
+        affected: affected_request,
+        look_again: clean::look_again,
+        resync: (KindName::CertificateSigningRequest, SELDOM),
+    },
+    Controller {
+        name: "bootstrapsigner",
+        reconcile: bootstrap::sign,
+        affected: affected_info,
+        look_again: bootstrap::sign_again,
+        resync: (KindName::ConfigMap, SELDOM),
+    },
+    Controller {
+        name: "tokencleaner",
+        reconcile: bootstrap::clean,
+        affected: affected_token,
+        look_again: bootstrap::clean_again,
+        resync: (KindName::Secret, SELDOM),
     },
 ];
 
@@ -189,6 +225,19 @@ fn affected_dependents(view: &View, before: Option<&Object>, after: Option<&Obje
         }
     }
     keys
+}
+
+fn affected_request(_: &View, _: Option<&Object>, after: Option<&Object>) -> Vec<Key> {
+    after.filter(|object| matches!(object, Object::CertificateSigningRequest(_))).map(Object::key).into_iter().collect()
+}
+
+fn affected_token(_: &View, _: Option<&Object>, after: Option<&Object>) -> Vec<Key> {
+    after.filter(|object| matches!(object, Object::Secret(_))).map(Object::key).into_iter().collect()
+}
+
+fn affected_info(_: &View, before: Option<&Object>, after: Option<&Object>) -> Vec<Key> {
+    let concerns = |object: &&Object| matches!(object, Object::Secret(_)) || object.key() == bootstrap::info_key();
+    before.into_iter().chain(after).find(concerns).map(|_| bootstrap::info_key()).into_iter().collect()
 }
 
 fn affected_namespace(view: &View, before: Option<&Object>, after: Option<&Object>) -> Vec<Key> {

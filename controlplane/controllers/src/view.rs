@@ -6,8 +6,9 @@ use std::sync::Arc;
 use diolkos_api::client::{Event, Resource};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -27,6 +28,9 @@ pub struct View {
     pub namespaces: Index<Namespace>,
     pub config_maps: Index<ConfigMap>,
     pub leases: Index<Lease>,
+    pub certificate_requests: Index<CertificateSigningRequest>,
+    /// The bootstrap tokens among the Secrets.
+    pub tokens: Index<Secret>,
     /// When each node was last heard of, by our clock: its lease or its Ready condition changed.
     pub heard: BTreeMap<String, Timestamp>,
 }
@@ -36,6 +40,8 @@ pub struct View {
 pub struct Settings {
     /// Where the podCIDRs of the nodes come from, one for each address family, the cluster's first family first.
     pub pod_networks: Vec<PodNetwork>,
+    /// Whether the key of the cluster's authority is at hand, to sign certificates with.
+    pub signs: bool,
 }
 
 /// The pod network of one address family.
@@ -61,6 +67,8 @@ pub enum News {
     Namespace(Event<Namespace>),
     ConfigMap(Event<ConfigMap>),
     Lease(Event<Lease>),
+    CertificateSigningRequest(Event<CertificateSigningRequest>),
+    Secret(Event<Secret>),
 }
 
 /// An object before, if it was there, and after, if it is.
@@ -93,6 +101,8 @@ impl View {
             namespaces: Index::default(),
             config_maps: Index::default(),
             leases: Index::default(),
+            certificate_requests: Index::default(),
+            tokens: Index::default(),
             heard: BTreeMap::new(),
         }
     }
@@ -117,6 +127,10 @@ impl View {
                 self.hear_leases(&changes, now);
                 changes
             }
+            News::CertificateSigningRequest(event) => {
+                self.certificate_requests.changes(event, Object::CertificateSigningRequest)
+            }
+            News::Secret(event) => self.tokens.changes(event, Object::Secret),
         }
     }
 
@@ -140,6 +154,10 @@ impl View {
                 self.hear_leases(&changes, now);
                 changes
             }
+            Object::CertificateSigningRequest(object) => {
+                self.certificate_requests.written(object, Object::CertificateSigningRequest)
+            }
+            Object::Secret(object) => self.tokens.written(object, Object::Secret),
         }
     }
 
@@ -157,6 +175,8 @@ impl View {
             KindName::Namespace => self.namespaces.ending(key, uid, now),
             KindName::ConfigMap => self.config_maps.ending(key, uid, now),
             KindName::Lease => self.leases.ending(key, uid, now),
+            KindName::CertificateSigningRequest => self.certificate_requests.ending(key, uid, now),
+            KindName::Secret => self.tokens.ending(key, uid, now),
         }
         Some((Some(before), self.get(key)))
     }
@@ -174,6 +194,10 @@ impl View {
             KindName::Namespace => self.namespaces.get(namespace, name).cloned().map(Object::Namespace),
             KindName::ConfigMap => self.config_maps.get(namespace, name).cloned().map(Object::ConfigMap),
             KindName::Lease => self.leases.get(namespace, name).cloned().map(Object::Lease),
+            KindName::CertificateSigningRequest => {
+                self.certificate_requests.get(namespace, name).cloned().map(Object::CertificateSigningRequest)
+            }
+            KindName::Secret => self.tokens.get(namespace, name).cloned().map(Object::Secret),
         }
     }
 
@@ -220,6 +244,8 @@ impl View {
             KindName::Namespace => all(&self.namespaces, kind),
             KindName::ConfigMap => all(&self.config_maps, kind),
             KindName::Lease => all(&self.leases, kind),
+            KindName::CertificateSigningRequest => all(&self.certificate_requests, kind),
+            KindName::Secret => all(&self.tokens, kind),
         }
     }
 

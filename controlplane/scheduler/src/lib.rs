@@ -12,13 +12,15 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use diolkos_api::client::Client;
 use diolkos_api::kubeconfig::Kubeconfig;
-use diolkos_api::lease::{lead, told_to_stop};
+use diolkos_api::lease::{told_to_stop, work};
 use tracing::info;
 
 /// What the scheduler is told.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub kubeconfig: PathBuf,
+    /// Act only with the Lease; without, no other scheduler may be there.
+    pub leader_elect: bool,
 }
 
 /// The Lease that the acting scheduler holds.
@@ -26,9 +28,14 @@ const LEASE: &str = "kube-scheduler";
 
 /// Runs until SIGTERM or SIGINT, acting only while it leads.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    run_until(options, told_to_stop()).await
+}
+
+/// The same, until `stop`.
+pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
     let client = Client::connect(&kubeconfig).context("the scheduler cannot begin")?;
     info!(server = client.server(), "scheduler");
-    lead(&client, LEASE, told_to_stop(), || driver::drive(client.clone())).await;
+    work(&client, LEASE, options.leader_elect, stop, || driver::drive(client.clone())).await;
     Ok(())
 }

@@ -93,14 +93,14 @@ impl Family {
 }
 
 /// The bridge, with the control plane on it.
-pub(super) fn bridge(control: &Space, families: Families) -> Result<()> {
+pub fn bridge(control: &Space, families: Families) -> Result<()> {
     control.run(&["ip", "link", "add", BRIDGE, "type", "bridge"])?;
     families.each().iter().try_for_each(|family| family.assign(control, BRIDGE, 1))?;
     control.run(&["ip", "link", "set", BRIDGE, "up"]).map(drop)
 }
 
 /// Connects a node.
-pub(super) fn uplink(control: &Space, node: &Space, families: Families, index: u32) -> Result<()> {
+pub fn uplink(control: &Space, node: &Space, families: Families, index: u32) -> Result<()> {
     let (port, holder) = (format!("port{index}"), node.holder().to_string());
     control.run(&["ip", "link", "add", &port, "type", "veth", "peer", "name", UPLINK, "netns", &holder])?;
     control.run(&["ip", "link", "set", &port, "master", BRIDGE, "up"])?;

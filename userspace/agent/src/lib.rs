@@ -21,4 +21,4 @@ pub mod pods;
 pub mod destroy;
 
 pub use options::{NODE_PORTS, Options, OptionsError, Routing};
-pub use run::run;
+pub use run::{run, run_until};

@@ -43,7 +43,12 @@ const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The programs, their maps and the pods' connections outlive the agent.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let mut stop = std::pin::pin!(stop_signal()?);
+    run_until(options, stop_signal()?).await
+}
+
+/// The same, until `stop`.
+pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut stop = std::pin::pin!(stop);
     let agent = tokio::select! {
         () = &mut stop => return Ok(()),
         agent = Agent::start(options) => agent?,

@@ -1,14 +1,20 @@
 //! The one binary: every component of a cluster is a subcommand.
 
 mod check;
+mod config;
 mod control_plane;
+mod duration;
+mod host;
 mod look;
 mod monitor;
 mod node;
+mod node_side;
 mod pki;
+mod progress;
 mod service;
 mod status;
 mod trace;
+mod up;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -29,6 +35,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A control plane in one process, and on request a node beside it: from nothing to a cluster.
+    Up(Box<up::UpArgs>),
     /// The API over etcd: gRPC and REST on one TLS port. The only component that talks to etcd.
     Apiserver(Box<control_plane::ApiserverArgs>),
     /// Gives pods to nodes: filter, score, bind.
@@ -55,7 +63,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(config::expand(std::env::args_os().collect())?);
     start_logging(&cli.log, cli.log_json)?;
     // One provider for all TLS of the process; a second installation would be a second provider.
     rustls::crypto::ring::default_provider()
@@ -64,6 +72,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Up(args) => up::run(*args).await,
             Command::Apiserver(args) => control_plane::apiserver(*args).await,
             Command::Scheduler(args) => control_plane::scheduler(args).await,
             Command::ControllerManager(args) => control_plane::controller_manager(args).await,

@@ -38,7 +38,11 @@ pub(crate) struct KubeletArgs {
 }
 
 pub(crate) async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
-    diolkos_kubelet::run(diolkos_kubelet::Options {
+    diolkos_kubelet::run(kubelet_options(args)).await
+}
+
+pub(crate) fn kubelet_options(args: KubeletArgs) -> diolkos_kubelet::Options {
+    diolkos_kubelet::Options {
         kubeconfig: args.kubeconfig,
         node_name: args.node_name,
         node_ips: args.node_ip,
@@ -47,8 +51,7 @@ pub(crate) async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
         log_dir: args.log_dir,
         cgroup_root: args.cgroup_root,
         capacity: args.capacity.into_iter().collect::<BTreeMap<_, _>>(),
-    })
-    .await
+    }
 }
 
 fn resource(text: &str) -> Result<(String, String), String> {
@@ -124,7 +127,11 @@ enum RoutingMode {
 }
 
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
-    diolkos_agent::run(diolkos_agent::Options {
+    diolkos_agent::run(agent_options(args)).await
+}
+
+pub(crate) fn agent_options(args: AgentArgs) -> diolkos_agent::Options {
+    diolkos_agent::Options {
         kubeconfig: args.kubeconfig,
         node_name: args.node_name,
         bpffs: args.bpffs,
@@ -146,8 +153,7 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         masquerade_ports: args.masquerade_ports,
         native_cidrs: args.native_cidr,
         listen: args.listen,
-    })
-    .await
+    }
 }
 
 pub(crate) fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {

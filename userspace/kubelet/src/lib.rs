@@ -21,4 +21,4 @@ mod run;
 pub mod runtime;
 pub mod status;
 
-pub use run::{Options, Settings, run, run_with};
+pub use run::{Options, Settings, run, run_until, run_with};

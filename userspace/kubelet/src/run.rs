@@ -66,10 +66,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The pods go on without the kubelet.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let path = options.kubeconfig.display().to_string();
-    let kubeconfig = Kubeconfig::load(&options.kubeconfig).with_context(|| format!("read the kubeconfig {path}"))?;
-    let client = Client::connect(&kubeconfig)?;
-    let runtime = Cri::new(&options.runtime_endpoint)?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let stop = async move {
@@ -78,6 +74,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
+    run_until(options, stop).await
+}
+
+/// The same, until `stop`.
+pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let path = options.kubeconfig.display().to_string();
+    let kubeconfig = Kubeconfig::load(&options.kubeconfig).with_context(|| format!("read the kubeconfig {path}"))?;
+    let client = Client::connect(&kubeconfig)?;
+    let runtime = Cri::new(&options.runtime_endpoint)?;
     let settings = Settings {
         node_name: options.node_name,
         node_ips: options.node_ips,

@@ -216,7 +216,7 @@ fn bindings() -> Vec<Default> {
         [(SYSTEM, "bootstrap-signer"), (SYSTEM, "token-cleaner"), ("kube-public", "bootstrap-signer")]
     {
         let role = format!("{}{name}", controllers::PREFIX);
-        local(namespace, &role, &role, vec![account(name)]);
+        local(namespace, &role, &role, vec![account(name), user(CONTROLLER_MANAGER)]);
     }
     bindings
 }

@@ -62,7 +62,8 @@ pub(super) fn save_pair(dir: &Path, name: &str, key_pem: &str, cert_pem: &str) -
     write_private(&dir.join(format!("{name}.crt")), cert_pem.as_bytes())
 }
 
-pub(super) fn make_private_dir(dir: &Path) -> Result<(), PkiError> {
+/// Makes a directory, and those above it, that only its owner enters.
+pub fn make_private_dir(dir: &Path) -> Result<(), PkiError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| PkiError::File {
         operation: "make the directory",
         path: dir.to_owned(),

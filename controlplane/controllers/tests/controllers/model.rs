@@ -19,6 +19,8 @@ pub(crate) struct Model {
     counter: i64,
     /// Actions taken, as "create Pod default/web-1".
     pub(crate) log: Vec<String>,
+    /// What the authors of requests for certificates may.
+    pub(crate) permissions: Vec<&'static str>,
 }
 
 /// More rounds than any controller needs to settle.
@@ -36,9 +38,16 @@ impl Model {
     pub(crate) fn with_networks(networks: &[(&str, u8)]) -> Self {
         let network =
             |(cidr, node_mask): &(&str, u8)| PodNetwork { cidr: cidr.parse().unwrap(), node_mask: *node_mask };
-        let settings = Settings { pod_networks: networks.iter().map(network).collect() };
+        let settings = Settings { pod_networks: networks.iter().map(network).collect(), signs: true };
         let now = "2026-11-20T07:00:00Z".parse().unwrap();
-        Self { view: View::new(settings), now, registry: Registry::builtin(), counter: 0, log: Vec::new() }
+        Self {
+            view: View::new(settings),
+            now,
+            registry: Registry::builtin(),
+            counter: 0,
+            log: Vec::new(),
+            permissions: Vec::new(),
+        }
     }
 
     pub(crate) fn pass(&mut self, seconds: i64) {
@@ -76,6 +85,8 @@ impl Model {
             Object::Namespace(object) => News::Namespace(gone(object)),
             Object::ConfigMap(object) => News::ConfigMap(gone(object)),
             Object::Lease(object) => News::Lease(gone(object)),
+            Object::CertificateSigningRequest(object) => News::CertificateSigningRequest(gone(object)),
+            Object::Secret(object) => News::Secret(gone(object)),
         };
         self.view.apply(news, self.now);
     }
@@ -177,6 +188,26 @@ impl Model {
                 self.log.push(format!("finalize {name}"));
                 self.remove(&Key::new(KindName::Namespace, "", &name));
             }
+            Action::Approve { request, permissions } => {
+                self.log.push(format!(
+                    "approve {} {}",
+                    request.metadata.name.as_deref().unwrap(),
+                    permissions.join(" or ")
+                ));
+                if permissions.iter().any(|permission| self.permissions.contains(permission)) {
+                    let now = self.now.to_string();
+                    let key = Object::CertificateSigningRequest(request).key();
+                    self.edit(&key, |request| {
+                        let approved = json!({"type": "Approved", "status": "True", "lastUpdateTime": now});
+                        request["status"]["conditions"] = json!([approved]);
+                    });
+                }
+            }
+            Action::Sign(request) => {
+                self.log.push(format!("sign {}", request.metadata.name.as_deref().unwrap()));
+                let key = Object::CertificateSigningRequest(request).key();
+                self.edit(&key, |request| request["status"]["certificate"] = "c2lnbmVk".into());
+            }
         }
     }
 
@@ -255,6 +286,8 @@ fn value_of(object: &Object) -> Value {
         Object::Namespace(object) => serde_json::to_value(&**object),
         Object::ConfigMap(object) => serde_json::to_value(&**object),
         Object::Lease(object) => serde_json::to_value(&**object),
+        Object::CertificateSigningRequest(object) => serde_json::to_value(&**object),
+        Object::Secret(object) => serde_json::to_value(&**object),
     };
     value.unwrap()
 }
@@ -270,5 +303,9 @@ fn typed(kind: KindName, value: Value) -> Object {
         KindName::Namespace => Object::Namespace(Arc::new(serde_json::from_value::<Namespace>(value).unwrap())),
         KindName::ConfigMap => Object::ConfigMap(Arc::new(serde_json::from_value(value).unwrap())),
         KindName::Lease => Object::Lease(Arc::new(serde_json::from_value(value).unwrap())),
+        KindName::CertificateSigningRequest => {
+            Object::CertificateSigningRequest(Arc::new(serde_json::from_value(value).unwrap()))
+        }
+        KindName::Secret => Object::Secret(Arc::new(serde_json::from_value(value).unwrap())),
     }
 }

@@ -9,6 +9,7 @@ pub(super) const PREFIX: &str = "system:controller:";
 
 /// The controllers that our controller manager runs under its own name.
 pub(super) const OURS: &[&str] = &[
+    "certificate-controller",
     "deployment-controller",
     "endpointslice-controller",
     "generic-garbage-collector",
@@ -38,12 +39,18 @@ pub(super) const ROLES: &[Role] = &[
                 "certificates.k8s.io",
                 "certificatesigningrequests/approval certificatesigningrequests/status",
             ),
-            Named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client-kubelet"),
+            // Beside Kubernetes' own, that of our agents.
+            Named(
+                "approve",
+                "certificates.k8s.io",
+                "signers",
+                "kubernetes.io/kube-apiserver-client-kubelet diolkos.io/agent-client",
+            ),
             Named(
                 "sign",
                 "certificates.k8s.io",
                 "signers",
-                "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown",
+                "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown diolkos.io/agent-client",
             ),
             On("create", "authorization.k8s.io", "subjectaccessreviews"),
             EVENTS,

@@ -1,0 +1,6 @@
+//! `diolkos up`, `init`, `join`, `token`, `certs` and `reset`, as an operator runs them: real processes on machines that
+//! are namespaces.
+#![allow(clippy::unwrap_used)]
+
+mod alone;
+mod machine;

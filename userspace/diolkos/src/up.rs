@@ -1,0 +1,138 @@
+//! `diolkos up`: the control plane, and on request the node side, in one process. The parts are those of the separate
+//! commands, and speak to each other as those do: over TLS, each under its own name.
+
+pub(crate) mod parts;
+mod ready;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use diolkos_api::lease::told_to_stop;
+use diolkos_apiserver::pki::{ADMIN_GROUP, ADMIN_USER, Pki};
+
+use crate::control_plane::{ApiserverArgs, ControllerArgs, Rest, apiserver_options};
+use crate::node_side::NodeArgs;
+use crate::progress::step;
+use parts::Parts;
+
+/// Where everything is that `up` keeps, unless the command line says otherwise.
+pub(crate) const DATA_DIR: &str = "/var/lib/diolkos";
+/// The users of the parts, and the files of their kubeconfigs below the data directory.
+pub(crate) const COMPONENTS: [(&str, &str); 2] = [
+    ("system:kube-scheduler", "scheduler.kubeconfig"),
+    ("system:kube-controller-manager", "controller-manager.kubeconfig"),
+];
+
+#[derive(Args)]
+pub(crate) struct UpArgs {
+    /// Flags from a YAML file, by their names: `service-cidr: 10.96.0.0/16`. What the command line says counts more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) control_plane: ControlPlaneArgs,
+    /// Where the administrator's kubeconfig is. Default: `pki/admin.kubeconfig` below --data-dir.
+    #[arg(long, value_name = "FILE")]
+    write_kubeconfig: Option<PathBuf>,
+    /// Makes this machine a node, too: kubelet and agent run in the same process.
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        action = clap::ArgAction::Set, value_name = "BOOL")]
+    node: bool,
+    #[command(flatten)]
+    node_args: NodeArgs,
+}
+
+/// What `up` and `init` agree on.
+#[derive(Args)]
+pub(crate) struct ControlPlaneArgs {
+    /// Certificates, kubeconfigs and objects.
+    #[arg(long, default_value = DATA_DIR, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) apiserver: ApiserverArgs,
+    #[command(flatten)]
+    pub(crate) controllers: ControllerArgs,
+}
+
+impl ControlPlaneArgs {
+    /// Fills in what depends on the data directory. Whether this process alone uses the store.
+    pub(crate) fn settle(&mut self) -> bool {
+        let server = &mut self.apiserver;
+        let by_file = || Rest::File(self.data_dir.join("store.db"));
+        let store = match server.store.take() {
+            Some(store) => store,
+            None if server.etcd_servers.is_empty() => by_file(),
+            None => Rest::Etcd,
+        };
+        let alone = matches!(store, Rest::File(_));
+        server.store = Some(store);
+        server.cert_dir.get_or_insert_with(|| self.data_dir.join("pki"));
+        alone
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or until a part ends by itself.
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let stop = told_to_stop();
+    tokio::pin!(stop);
+    let parts = tokio::select! {
+        () = &mut stop => return Ok(()),
+        parts = start(args, begun) => parts?,
+    };
+    parts.run(stop).await
+}
+
+async fn start(mut args: UpArgs, begun: Instant) -> anyhow::Result<Parts> {
+    let alone = args.control_plane.settle();
+    let ControlPlaneArgs { data_dir, apiserver, controllers } = args.control_plane;
+    let service_cidrs = apiserver.service_cidr.clone();
+    let options = apiserver_options(apiserver)?;
+    let (cert_dir, address) = (options.cert_dir.clone(), options.advertise_address);
+    diolkos_apiserver::pki::make_private_dir(&data_dir)?;
+    step("certificates", &format!("in {}", cert_dir.display()));
+    step("store", &store_text(&options.store));
+    let server = diolkos_apiserver::start(options).await.context("the apiserver cannot start")?;
+    let url = format!("https://{}", std::net::SocketAddr::new(address, server.address().port()));
+    step("apiserver", &format!("serves {url}"));
+    // Loading makes nothing: the server has made what was missing.
+    let pki = Pki::load(&cert_dir).context("cannot use the certificates")?;
+    let admin = args.write_kubeconfig.unwrap_or_else(|| pki.path("admin.kubeconfig"));
+    pki.ensure_kubeconfig(&url, ADMIN_USER, &[ADMIN_GROUP], &admin)?;
+    let kubeconfig = |user: &str, file: &str| {
+        let path = data_dir.join(file);
+        pki.ensure_kubeconfig(&url, user, &[], &path).map(|()| path)
+    };
+    let [scheduler, manager] = COMPONENTS.map(|(user, file)| kubeconfig(user, file));
+    let (scheduler, manager) = (scheduler?, manager?);
+    let mut parts = Parts::new(server);
+    // With a store of its own there can be no second scheduler or controller manager to agree with.
+    let mut controllers = controllers;
+    controllers.cluster_signing_cert_file.get_or_insert_with(|| pki.path("ca.crt"));
+    controllers.cluster_signing_key_file.get_or_insert_with(|| pki.path("ca.key"));
+    let (leader_elect, options) = (!alone, controllers.options(manager, !alone));
+    parts.add("scheduler", |stop| {
+        diolkos_scheduler::run_until(diolkos_scheduler::Options { kubeconfig: scheduler, leader_elect }, stop)
+    });
+    step("scheduler", "runs");
+    parts.add("controller manager", |stop| diolkos_controllers::run_until(options, stop));
+    step("controllers", "run");
+    if args.node {
+        let node = args.node_args.settle(Some(address), &service_cidrs, &data_dir)?;
+        node.issue(&pki, &url)?;
+        node.add_to(&mut parts)?;
+        step("node", &format!("{} with the runtime at {}", node.name, node.runtime));
+    }
+    ready::tell();
+    let took = Duration::from_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+    println!("ready in {took:?}: {url}\n  export KUBECONFIG={}; kubectl get nodes", admin.display());
+    Ok(parts)
+}
+
+fn store_text(store: &diolkos_apiserver::StoreOptions) -> String {
+    match store {
+        diolkos_apiserver::StoreOptions::File(path) => format!("the file {}", path.display()),
+        diolkos_apiserver::StoreOptions::Etcd(etcd) => format!("etcd at {}", etcd.endpoints.join(", ")),
+    }
+}
