@@ -228,6 +228,64 @@ fn an_object_of_every_kind_is_applied_and_shown_in_a_table() {
     assert!(pods.contains("QoS Class:") && pods.contains("Burstable"), "{pods}");
 }
 
+#[test]
+fn explain_tells_what_every_kind_and_field_is() {
+    let cluster = Cluster::start();
+    let ports = cluster.ok(&["explain", "service.spec.ports"]);
+    assert!(ports.starts_with("KIND:     Service\nVERSION:  v1\n\nRESOURCE: ports <[]Object>\n"), "{ports}");
+    assert!(ports.contains("targetPort\t<string>") && ports.contains("port\t<integer> -required-"), "{ports}");
+    let deployment = cluster.ok(&["explain", "deployment", "--recursive"]);
+    assert!(deployment.contains("matchLabels\t<map[string]string>"), "{deployment}");
+    assert!(deployment.contains("containers\t<[]Object>"), "{deployment}");
+    let kinds = cluster.ok(&["api-resources", "--verbs=get", "-o", "name"]);
+    assert!(kinds.lines().count() > 35, "{kinds}");
+    for kind in kinds.lines() {
+        // It takes what is behind a dot for a field.
+        let kind = kind.split('.').next().unwrap();
+        let told = cluster.ok(&["explain", kind]);
+        assert!(told.contains("DESCRIPTION:") && told.contains("metadata"), "{kind}: {told}");
+    }
+    let unknown = cluster.run(&["explain", "pod.spec.nonsense"]);
+    assert_eq!(text(&unknown.stderr), "error: field \"nonsense\" does not exist\n");
+}
+
+#[test]
+fn diff_shows_what_apply_would_change() {
+    let cluster = Cluster::start();
+    let file = cluster.write("deployment.yaml", DEPLOYMENT);
+    let all_new = cluster.run(&["diff", "-f", file.to_str().unwrap()]);
+    assert_eq!(all_new.status.code(), Some(1), "{}", text(&all_new.stderr));
+    assert!(text(&all_new.stdout).contains("\n+kind: Deployment\n"), "{}", text(&all_new.stdout));
+    assert!(!cluster.run(&["get", "deployment", "web"]).status.success(), "a diff changes nothing");
+    cluster.apply(DEPLOYMENT);
+    let same = cluster.run(&["diff", "-f", file.to_str().unwrap()]);
+    assert_eq!((same.status.code(), text(&same.stdout)), (Some(0), String::new()), "{}", text(&same.stderr));
+    let changed = cluster.write("changed.yaml", &DEPLOYMENT.replace("replicas: 2", "replicas: 5"));
+    let diff = cluster.run(&["diff", "-f", changed.to_str().unwrap()]);
+    assert_eq!(diff.status.code(), Some(1), "{}", text(&diff.stderr));
+    let shown = text(&diff.stdout);
+    assert!(shown.contains("\n-  replicas: 2\n+  replicas: 5\n"), "{shown}");
+    assert_eq!(cluster.ok(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"]), "2");
+}
+
+#[test]
+fn kubectl_finds_mistakes_before_it_asks() {
+    let cluster = Cluster::start();
+    for (wrong, why) in [
+        ("replicas: 2", "unknown field \"replicaz\" in io.k8s.api.apps.v1.DeploymentSpec"),
+        (
+            "selector: {matchLabels: {app: web}}",
+            "missing required field \"selector\" in io.k8s.api.apps.v1.DeploymentSpec",
+        ),
+    ] {
+        let manifest = DEPLOYMENT.replacen(wrong, "replicaz: 2", 1);
+        let file = cluster.write("wrong.yaml", &manifest);
+        let output = cluster.run(&["apply", "-f", file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    }
+}
+
 /// An apiserver and a kubectl that talks to it.
 struct Cluster {
     binary: PathBuf,
@@ -263,6 +321,8 @@ impl Cluster {
         let mut command = Command::new(&self.binary);
         // The cache of discovery goes below HOME.
         command.env_clear().env("HOME", self.dir.path()).env("KUBECONFIG", kubeconfig);
+        // `kubectl diff` calls diff.
+        command.env("PATH", diolkos_tests::tools::path());
         command.arg(format!("--request-timeout={}s", PATIENCE.as_secs()));
         command
     }

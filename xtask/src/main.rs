@@ -12,6 +12,7 @@ mod demo;
 mod features;
 mod image;
 mod kernels;
+mod schema;
 mod setup;
 mod test;
 mod tidy;
@@ -53,6 +54,8 @@ enum Command {
     Kernels(kernels::Arguments),
     /// Build the offline container images without Docker
     Image(image::Arguments),
+    /// Write the schemas of OpenAPI from the types of k8s-openapi, or check what is there
+    Schema(schema::Arguments),
     /// Format, lints, sizes, dependency direction, licences and bans
     Tidy(tidy::Arguments),
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
     };
     match outcome {

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::build;
 use crate::elf;
 use crate::features;
+use crate::schema;
 use crate::workspace::{cargo, files, pass_through, read, root};
 
 mod crates;
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     check("features", features::load().and_then(|features| features::check_readme(&features)).map(|()| Vec::new()));
     check("no byte loops in the eBPF objects", objects());
     if !arguments.quick {
+        check("schemas", schema::run(&schema::Arguments { check: true }).map(|()| Vec::new()));
         check("lints", command(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]));
     }
     if problems.is_empty() { Ok(()) } else { Err(format!("{} problems", problems.len())) }

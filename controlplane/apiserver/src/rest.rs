@@ -5,6 +5,7 @@ mod aggregated;
 mod discovery;
 mod etag;
 mod negotiation;
+mod openapi;
 mod parameters;
 mod respond;
 mod table;
@@ -24,16 +25,18 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::handlers::{Caller, Handlers};
 use crate::stack::{Attributes, MAX_BODY_BYTES, Record, User, failure_response};
-use address::{Address, Place};
+use address::{Address, OpenApiPath, Place};
 use negotiation::{Form, Representation};
+use openapi::OpenApi;
 use parameters::Parameters;
 
 /// All paths of REST.
 pub(crate) fn routes(handlers: Handlers) -> Router {
-    Router::new().fallback(any).with_state(handlers)
+    let openapi = OpenApi::new(handlers.registry.clone());
+    Router::new().fallback(any).with_state((handlers, openapi))
 }
 
-async fn any(State(handlers): State<Handlers>, request: Request) -> Response {
+async fn any(State((handlers, openapi)): State<(Handlers, OpenApi)>, request: Request) -> Response {
     let caller = Caller {
         user: match request.extensions().get::<User>() {
             Some(user) => user.clone(),
@@ -42,13 +45,18 @@ async fn any(State(handlers): State<Handlers>, request: Request) -> Response {
         agent: agent(request.headers()),
         record: request.extensions().get::<Record>().cloned().unwrap_or_default(),
     };
-    match answer(&handlers, &caller, request).await {
+    match answer(&handlers, &openapi, &caller, request).await {
         Ok(response) => response,
         Err(failure) => failure_response(&failure),
     }
 }
 
-async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Result<Response, Failure> {
+async fn answer(
+    handlers: &Handlers,
+    openapi: &OpenApi,
+    caller: &Caller,
+    request: Request,
+) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     match Address::parse(parts.uri.path()) {
         Some(Address::Object(place)) => {
@@ -80,6 +88,12 @@ async fn answer(handlers: &Handlers, caller: &Caller, request: Request) -> Resul
             }
             match other {
                 Some(Address::Fixed(path)) => discovery::fixed(handlers, path),
+                Some(Address::OpenApi(OpenApiPath::V2)) => openapi.v2(&parts.headers).await,
+                Some(Address::OpenApi(OpenApiPath::Index)) => openapi.index().await,
+                Some(Address::OpenApi(OpenApiPath::V3(path))) => {
+                    let answer = openapi.v3(&path, &parts.uri, &parts.headers).await?;
+                    Ok(answer.unwrap_or_else(no_such_path))
+                }
                 Some(Address::Discovery(group)) => {
                     let answer = discovery::answer(handlers, &group, &parts.headers)?;
                     Ok(answer.unwrap_or_else(no_such_path))

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::workspace::{cargo, output};
 
 /// What each crate of ours may name as a dependency, of ours. Tests may name more (dev-dependencies).
-const DIRECTION: [(&str, &[&str]); 14] = [
+const DIRECTION: [(&str, &[&str]); 15] = [
     ("xtask", &[]),
     ("diolkos-abi", &[]),
     ("diolkos-datapath", &["diolkos-abi"]),
@@ -18,6 +18,7 @@ const DIRECTION: [(&str, &[&str]); 14] = [
     ("diolkos-apiserver", &["diolkos-api", "diolkos-store"]),
     ("diolkos-controllers", &["diolkos-api"]),
     ("diolkos-scheduler", &["diolkos-api"]),
+    ("diolkos-schema", &[]),
     ("diolkos-agent", &["diolkos-abi", "diolkos-api", "diolkos-datapath"]),
     ("diolkos-cni", &[]),
     ("diolkos-kubelet", &["diolkos-api"]),

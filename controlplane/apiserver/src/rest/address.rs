@@ -8,7 +8,18 @@ pub(super) enum Address {
     Object(Place),
     /// What there is: groups, versions, kinds.
     Discovery(DiscoveryPath),
+    OpenApi(OpenApiPath),
     Fixed(Fixed),
+}
+
+/// A document of OpenAPI.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum OpenApiPath {
+    V2,
+    /// `/openapi/v3`
+    Index,
+    /// `/openapi/v3/PATH`
+    V3(String),
 }
 
 /// A collection, an object or a part of one.
@@ -36,8 +47,6 @@ pub(super) enum Fixed {
     Ready,
     Version,
     Metrics,
-    OpenApiV2,
-    OpenApiV3,
     OidcDiscovery,
     OidcKeys,
 }
@@ -54,8 +63,9 @@ impl Address {
             ["readyz", ..] => Some(Address::Fixed(Fixed::Ready)),
             ["version"] => Some(Address::Fixed(Fixed::Version)),
             ["metrics"] => Some(Address::Fixed(Fixed::Metrics)),
-            ["openapi", "v2"] => Some(Address::Fixed(Fixed::OpenApiV2)),
-            ["openapi", "v3"] => Some(Address::Fixed(Fixed::OpenApiV3)),
+            ["openapi", "v2"] => Some(Address::OpenApi(OpenApiPath::V2)),
+            ["openapi", "v3"] => Some(Address::OpenApi(OpenApiPath::Index)),
+            ["openapi", "v3", path @ ..] => Some(Address::OpenApi(OpenApiPath::V3(path.join("/")))),
             [".well-known", "openid-configuration"] => Some(Address::Fixed(Fixed::OidcDiscovery)),
             ["openid", "v1", "jwks"] => Some(Address::Fixed(Fixed::OidcKeys)),
             ["api"] => Some(Address::Discovery(DiscoveryPath::Core)),

@@ -82,11 +82,6 @@ pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failur
             }
         },
         Fixed::Metrics => text(StatusCode::OK, handlers.metrics.render(&handlers.cache)),
-        // Empty, but there: kubectl validates nothing then, and fails without it.
-        Fixed::OpenApiV2 => {
-            (StatusCode::OK, [(header::CONTENT_TYPE, "application/octet-stream")], Vec::new()).into_response()
-        }
-        Fixed::OpenApiV3 => return Err(Failure::no_such_resource()),
         Fixed::OidcDiscovery => cached(json_response(&handlers.tokens.discovery(&handlers.public_address))),
         Fixed::OidcKeys => {
             let mut response = cached(json_response(&handlers.tokens.jwks()));
@@ -189,6 +184,7 @@ fn paths(handlers: &Handlers) -> Vec<String> {
         "/livez",
         "/metrics",
         "/openapi/v2",
+        "/openapi/v3",
         "/openid/v1/jwks",
         "/readyz",
         "/version",

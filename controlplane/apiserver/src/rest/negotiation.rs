@@ -91,6 +91,16 @@ impl DiscoveryForm {
     }
 }
 
+/// Whether the client takes this media type, which has no parameters. Who says nothing takes JSON.
+pub(super) fn accepts(headers: &HeaderMap, name: &str) -> bool {
+    let choices = choices(headers);
+    let json = name == "application/json";
+    (choices.is_empty() && json)
+        || choices
+            .iter()
+            .any(|media| media.name == name || (json && matches!(media.name.as_str(), "*/*" | "application/*")))
+}
+
 /// What the Accept header names, the heaviest first.
 fn choices(headers: &HeaderMap) -> Vec<Media> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());

@@ -18,6 +18,7 @@ mod limits;
 mod lists;
 mod nodes;
 mod quota;
+mod openapi;
 mod rbac;
 mod tls;
 mod tokens;
