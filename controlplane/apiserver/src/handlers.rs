@@ -31,6 +31,7 @@ use serde_json::Value;
 use crate::addresses::ServiceAddresses;
 use crate::admission::{Admission, Write};
 use crate::cache::Cache;
+use crate::encryption::Seen;
 use crate::metrics::Metrics;
 use crate::stack::{Attributes, Authorizer, Record, User, Users};
 use crate::tokens::Tokens;
@@ -49,6 +50,8 @@ pub(crate) struct Handlers {
     pub turns: Turns,
     pub authorizer: Authorizer,
     pub admission: Admission,
+    /// How the values rest.
+    pub sealed: Seen,
     pub tokens: Tokens,
     pub users: Users,
     pub metrics: Metrics,

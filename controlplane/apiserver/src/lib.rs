@@ -4,6 +4,7 @@ mod addresses;
 mod admission;
 mod bootstrap;
 pub mod cache;
+mod encryption;
 mod grpc;
 mod handlers;
 mod managed;
@@ -32,6 +33,7 @@ use tokio::task::JoinHandle;
 use addresses::ServiceAddresses;
 use admission::Admission;
 use cache::Cache;
+use encryption::{Encrypted, EncryptionConfig};
 use handlers::{Handlers, Turns};
 use metrics::Metrics;
 use pki::Pki;
@@ -80,6 +82,8 @@ pub struct Security {
     pub limits: UserLimits,
     /// What is asked of what is written.
     pub admission: AdmissionOptions,
+    /// An EncryptionConfiguration: what rests encrypted, and with which keys.
+    pub encryption_config: Option<PathBuf>,
 }
 
 /// Where the objects rest.
@@ -200,6 +204,9 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
             kind.map(|kind| kind.fields.clone()).unwrap_or_default()
         }
     };
+    let encryption = settings.security.encryption_config.as_deref().map(EncryptionConfig::load).transpose()?;
+    let store = Encrypted::new(store, encryption.unwrap_or_default());
+    let (sealed, store) = (store.seen(), Arc::new(store) as Arc<dyn Store>);
     let cache = Cache::start(store.clone(), fields, settings.cache);
     if tokio::time::timeout(FILL_TIMEOUT, cache.ready()).await.is_err() {
         let why = cache.health().err().unwrap_or_else(|| "no reason is known".into());
@@ -223,6 +230,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
         turns: Turns::new(),
         authorizer: authorizer.clone(),
         admission,
+        sealed,
         tokens,
         users: users.clone(),
         metrics: metrics.clone(),

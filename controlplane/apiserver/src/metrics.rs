@@ -110,7 +110,7 @@ impl Metrics {
     }
 
     /// The server's counters and those of its cache.
-    pub(crate) fn render(&self, cache: &Cache) -> String {
+    pub(crate) fn render(&self, cache: &Cache, (stale, unreadable): (usize, usize)) -> String {
         let counters = &self.0;
         let mut text = String::new();
         let mut line = |name: &str, kind: &str, help: &str, value: String| {
@@ -127,6 +127,18 @@ impl Metrics {
             "gauge",
             "The revision the cache holds.",
             cache.revision().to_string(),
+        );
+        line(
+            "diolkos_apiserver_stale_values",
+            "gauge",
+            "Values that would rest otherwise if they were written now.",
+            stale.to_string(),
+        );
+        line(
+            "diolkos_apiserver_unreadable_values",
+            "gauge",
+            "Values that cannot be decrypted.",
+            unreadable.to_string(),
         );
         for (name, help, value) in cache.metrics().rows() {
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };

@@ -68,6 +68,9 @@ pub(crate) struct ApiserverArgs {
     /// Admission plugins that are off.
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     disable_admission_plugins: Vec<String>,
+    /// What rests encrypted, and with which keys: Kubernetes' EncryptionConfiguration with aesgcm and identity.
+    #[arg(long, value_name = "FILE")]
+    encryption_provider_config: Option<PathBuf>,
     /// URLs of the etcd members. Default: https://127.0.0.1:2379.
     #[arg(long, value_delimiter = ',', value_name = "URL,..")]
     pub(crate) etcd_servers: Vec<String>,
@@ -143,6 +146,7 @@ pub(crate) fn apiserver_options(mut args: ApiserverArgs) -> anyhow::Result<diolk
             enable: args.enable_admission_plugins,
             disable: args.disable_admission_plugins,
         },
+        encryption_config: args.encryption_provider_config,
     };
     Ok(diolkos_apiserver::Options {
         listen: args.listen,

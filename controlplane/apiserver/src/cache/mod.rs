@@ -23,6 +23,7 @@ mod tests;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use diolkos_api::kind::SelectableField;
 use diolkos_api::status::Failure;
 use diolkos_store::{Entry, Revision, Store};
@@ -30,6 +31,8 @@ use tokio::task::AbortHandle;
 
 use self::fresh::Reads;
 use self::state::State;
+
+use crate::encryption::is_sealed;
 
 pub use self::metrics::Metrics;
 pub use self::object::Object;
@@ -180,7 +183,7 @@ impl Cache {
         self.shared().fresh(freshness).await?;
         let found = self.shared().read().get(key);
         match found {
-            Some(object) if object.is_broken() => Err(broken(key)),
+            Some(object) if object.is_broken() => Err(broken(key, &object.bytes)),
             found => Ok(found),
         }
     }
@@ -286,6 +289,9 @@ impl Shared {
     }
 }
 
-fn broken(key: &str) -> Failure {
+fn broken(key: &str, value: &Bytes) -> Failure {
+    if is_sealed(value) {
+        return Failure::internal(format!("the value at {key} cannot be decrypted: /readyz says why"));
+    }
     Failure::internal(format!("the store holds at {key} what is not a JSON object with metadata"))
 }

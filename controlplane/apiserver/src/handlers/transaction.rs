@@ -14,6 +14,7 @@ use super::{Handlers, Target, reply, store_failure};
 use crate::addresses::{Claims, Held, repair};
 use crate::admission::Charge;
 use crate::cache::Freshness;
+use crate::encryption::is_sealed;
 use crate::patch;
 
 /// How often a change begins anew because another writer was first.
@@ -128,7 +129,12 @@ impl Handlers {
         let old = &current.object;
         let expects = vec![Expect::At { key: key.clone(), revision: current.revision }];
         let (mut warnings, mut charge) = (Vec::new(), Charge::default());
-        let (object, write, claims) = match edit(current)? {
+        let edit = match edit(current)? {
+            // With the key of today.
+            Edit::Keep if self.is_rewritten(target) => Edit::Put(old.clone()),
+            edit => edit,
+        };
+        let (object, write, claims) = match edit {
             Edit::Keep => return Ok(None),
             Edit::Remove(object) => {
                 self.check_write(target, None, Some(old))?;
@@ -140,7 +146,7 @@ impl Handlers {
                 if target.subresource.is_empty() && matches!(target.verb, "update" | "patch") {
                     target.kind.count_generation(&mut object, old);
                 }
-                if object == *old {
+                if object == *old && !self.is_rewritten(target) {
                     return Ok(None);
                 }
                 let claims = self.addresses.claims(self, &target.kind, Some(old), Some(&mut object), taken).await?;
@@ -153,6 +159,11 @@ impl Handlers {
             }
         };
         Ok(Some(Change { object, expects, writes: vec![write], claims, charge, warnings }))
+    }
+
+    /// A write of what is there already counts when it would rest otherwise now.
+    fn is_rewritten(&self, target: &Target) -> bool {
+        matches!(target.verb, "update" | "patch") && self.sealed.is_stale(&target.key())
     }
 
     /// Creates an object unless its key is taken: `Ok(None)` then. `namespace`: what the object's namespace was found
@@ -262,6 +273,10 @@ fn names(expect: &Option<Expect>, other: &str) -> bool {
 }
 
 fn decode(entry: &Entry) -> Result<Current, Failure> {
+    if is_sealed(&entry.value) {
+        let key = &entry.key;
+        return Err(Failure::internal(format!("the value at {key} cannot be decrypted: /readyz says why")));
+    }
     let mut object = serde_json::from_slice(&entry.value).map_err(|cause| damaged(&entry.key, &cause))?;
     set_version(&mut object, entry.revision);
     Ok(Current { object, revision: entry.revision, fresh: true })

@@ -75,13 +75,15 @@ pub(super) fn answer(
 pub(super) fn fixed(handlers: &Handlers, path: Fixed) -> Result<Response, Failure> {
     Ok(match path {
         Fixed::Health => text(StatusCode::OK, "ok".into()),
-        Fixed::Ready => match handlers.cache.health() {
-            Ok(()) => text(StatusCode::OK, "ok".into()),
-            Err(why) => {
-                text(StatusCode::INTERNAL_SERVER_ERROR, format!("[-]cache failed: {why}\nreadyz check failed\n"))
+        Fixed::Ready => {
+            let failed = |part: &str, why| format!("[-]{part} failed: {why}\nreadyz check failed\n");
+            let cache = handlers.cache.health().map_err(|why| failed("cache", why));
+            match cache.and_then(|()| handlers.sealed.health().map_err(|why| failed("encryption", why))) {
+                Ok(()) => text(StatusCode::OK, "ok".into()),
+                Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
             }
-        },
-        Fixed::Metrics => text(StatusCode::OK, handlers.metrics.render(&handlers.cache)),
+        }
+        Fixed::Metrics => text(StatusCode::OK, handlers.metrics.render(&handlers.cache, handlers.sealed.counts())),
         Fixed::OidcDiscovery => cached(json_response(&handlers.tokens.discovery(&handlers.public_address))),
         Fixed::OidcKeys => {
             let mut response = cached(json_response(&handlers.tokens.jwks()));

@@ -52,7 +52,7 @@ impl Server {
         Self::with(Model::new(), &["10.96.0.0/16"], security).await
     }
 
-    async fn with(store: Model, service_cidrs: &[&str], security: Security) -> Server {
+    pub(crate) async fn with(store: Model, service_cidrs: &[&str], security: Security) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), &[]).unwrap();
         let settings = settings(service_cidrs, security);

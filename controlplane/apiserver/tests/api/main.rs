@@ -10,6 +10,7 @@ mod concurrency;
 mod crud;
 mod deletion;
 mod discovery;
+mod encryption;
 mod escalation;
 mod failures;
 mod families;

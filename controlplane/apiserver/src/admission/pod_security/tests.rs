@@ -52,10 +52,10 @@ fn a_plain_pod_is_baseline_and_a_hardened_one_restricted() {
     );
 }
 
-#[test]
-fn each_way_to_the_node_is_beyond_both_levels_in_kubernetes_words() {
+/// Where something is set, to what, and what baseline says of it.
+fn ways() -> Vec<(&'static str, Value, &'static str)> {
     let context = "/spec/containers/0/securityContext";
-    for (pointer, value, expected) in [
+    vec![
         ("/spec/hostNetwork", json!(true), "host namespaces (hostNetwork=true)"),
         ("/spec/volumes", json!([{"name": "v", "hostPath": {"path": "/"}}]), "hostPath volumes (volume \"v\")"),
         (
@@ -116,7 +116,12 @@ fn each_way_to_the_node_is_beyond_both_levels_in_kubernetes_words() {
             "forbidden AppArmor profile (annotation must not set AppArmor profile type to \
              \"container.apparmor.security.beta.kubernetes.io/c=\"unconfined\"\")",
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn each_way_to_the_node_is_beyond_both_levels_in_kubernetes_words() {
+    for (pointer, value, expected) in ways() {
         let pod = with(plain(), pointer, value.clone());
         assert_eq!(told(Level::Baseline, None, &pod), expected);
         assert_ne!(told(Level::Restricted, None, &with(hardened(), pointer, value)), "");
