@@ -12,6 +12,8 @@ mod dataplane;
 mod report;
 #[path = "datapath/rows.rs"]
 mod rows;
+#[path = "datapath/sizes.rs"]
+mod sizes;
 #[path = "../../ebpf/datapath/tests/scenarios/mod.rs"]
 mod scenarios;
 
@@ -20,12 +22,16 @@ use diolkos_tests::figures::Output;
 
 use report::Report;
 use rows::Rows;
+use sizes::Sizes;
 
 #[derive(Parser)]
 struct Options {
     /// Rounds, each with every program once.
     #[arg(long, default_value_t = 9)]
     rounds: u32,
+    /// Only rows whose names contain one of these, and what they are compared with.
+    #[arg(long)]
+    filter: Vec<String>,
     /// Repeats of a program within a round.
     #[arg(long, default_value_t = 250_000)]
     repeat: u32,
@@ -36,14 +42,23 @@ struct Options {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut rows = Rows::load();
-    let mut report = Report::new(rows.names());
+    let names = rows.names();
+    let wanted = |name: &str| {
+        options.filter.is_empty()
+            || report::BASELINES.contains(&name)
+            || options.filter.iter().any(|part| name.contains(part.as_str()))
+    };
+    let chosen: Vec<usize> = (0..names.len()).filter(|index| wanted(names[*index])).collect();
+    let mut report = Report::new(chosen.iter().map(|index| names[*index]).collect());
+    let mut sizes = Sizes::new();
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
-        for index in shuffled(rows.names().len(), round) {
-            report.add(index, rows.run(index, options.repeat));
+        for place in shuffled(chosen.len(), round) {
+            report.add(place, rows.run(chosen[place], options.repeat));
         }
+        sizes.add_load();
     }
-    options.output.write(report.json(), report.markdown(), report.svg())
+    options.output.write(report.json(&sizes), report.markdown(&sizes), report.svg())
 }
 
 /// The numbers below `length` in an order that differs from round to round (Fisher and Yates, fed by a hash).

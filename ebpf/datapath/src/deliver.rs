@@ -74,7 +74,7 @@ pub(crate) fn to_own<const V6: bool, P: Packet, T: Tables>(
     if !mtu::fits::<V6, P>(packet, ip, pod.mtu)? {
         return to_stack::<V6, P>(packet, ip, ends);
     }
-    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    rewrite::ends_here::<V6, P>(packet, ip, ends)?;
     rewrite::decrement_hop_limit::<V6, P>(packet, ip)?;
     rewrite::macs(packet, &pod.mac, &pod.host_mac)?;
     packet.redirect_to_pod(pod.ifindex);
@@ -132,7 +132,7 @@ pub(crate) fn to_others<const V6: bool, P: Packet, T: Tables>(
         return to_stack::<V6, P>(packet, ip, ends);
     }
     set_tunnel(config, packet, &node)?;
-    rewrite::ends::<V6, P>(packet, ip, ends)?;
+    rewrite::ends_here::<V6, P>(packet, ip, ends)?;
     rewrite::macs(packet, &node.mac, &config.overlay_mac)?;
     packet.set_mark(ENCAPSULATED_MARK);
     packet.redirect(config.overlay_ifindex);

@@ -30,7 +30,7 @@ const SOURCE_PORT_V6: usize = 54;
 
 /// What element 1 of `TEMPLATE` says, by word: how many flows there are less one, a power of two less one; whether the
 /// packet is IPv6; its mark; the IPv4 address it came from through a tunnel, 0 for none; the network identifier; its length
-/// where the program under test changes it, 0 otherwise.
+/// where the program under test changes it, 0 otherwise; how many bytes that puts in front of the network header.
 mod setting {
     pub(super) const FLOWS: usize = 0;
     pub(super) const V6: usize = 1;
@@ -38,6 +38,7 @@ mod setting {
     pub(super) const TUNNEL: usize = 3;
     pub(super) const VNI: usize = 4;
     pub(super) const LENGTH: usize = 5;
+    pub(super) const FRONT: usize = 6;
 }
 
 /// Size of `struct bpf_tunnel_key` before Linux 6.0, where a test run cannot say whom a packet came from.
@@ -110,8 +111,13 @@ pub fn xdp_restore(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn tc_restore(ctx: TcContext) -> i32 {
     if let Some(settings) = TEMPLATE.get_ptr(1) {
+        let settings = settings.cast::<u32>();
         // SAFETY: elements of arrays live as long as the program; the context is the one the kernel passed in.
-        unsafe { resize(ctx.skb.skb, read_volatile(settings.cast::<u32>().add(setting::LENGTH))) };
+        unsafe {
+            let (length, front) =
+                (read_volatile(settings.add(setting::LENGTH)), read_volatile(settings.add(setting::FRONT)));
+            resize(ctx.skb.skb, length, front);
+        }
     }
     // SAFETY: the context is the one the kernel passed in.
     let (data, end) = unsafe { (read_volatile(&(*ctx.skb.skb).data), read_volatile(&(*ctx.skb.skb).data_end)) };
@@ -151,20 +157,21 @@ pub fn tc_prepare(ctx: TcContext) -> i32 {
     TC_ACT_OK as i32
 }
 
-/// Takes off what was put in front of the network header, and puts back what was cut off the end; 0 leaves the packet alone.
+/// Makes the packet as long as it was, without what was put in front of its network header; a length of 0 leaves it alone.
 ///
 /// # Safety
 ///
 /// `skb` must be the context that the kernel passed in.
 #[inline(always)]
-unsafe fn resize(skb: *mut __sk_buff, length: u32) {
+unsafe fn resize(skb: *mut __sk_buff, length: u32, front: u32) {
     // SAFETY: the caller's.
     unsafe {
         let present = read_volatile(&raw const (*skb).len);
         // A failure shows: the program under test meets another packet.
-        if length != 0 && present > length {
-            bpf_skb_adjust_room(skb, length as i32 - present as i32, BPF_ADJ_ROOM_MAC, 0);
-        } else if length != 0 && present < length {
+        if length != 0 && present != length {
+            if front != 0 {
+                bpf_skb_adjust_room(skb, -(front as i32), BPF_ADJ_ROOM_MAC, 0);
+            }
             bpf_skb_change_tail(skb, length, 0);
         }
     }

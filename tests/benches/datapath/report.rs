@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
+use crate::sizes::Sizes;
+
 /// What the rows of XDP and of tc are compared with.
 const XDP_BASELINE: &str = "xdp_parse_lookup";
 const TC_BASELINE: &str = "tc_parse_lookup";
+pub const BASELINES: [&str; 2] = [XDP_BASELINE, TC_BASELINE];
 
 /// The times of all rows, by round.
 pub struct Report {
@@ -33,7 +36,7 @@ impl Report {
         self.rows[row].1.push(ns);
     }
 
-    pub fn json(&self) -> String {
+    pub fn json(&self, sizes: &Sizes) -> String {
         let rows: Vec<_> = self
             .figures()
             .iter()
@@ -41,15 +44,15 @@ impl Report {
                 json!({"name": row.name, "ns": [rounded(row.min), rounded(row.median), rounded(row.max)], "x_r1": (row.ratio * 100.0).round() / 100.0})
             })
             .collect();
-        format!("{:#}\n", json!({ "rows": rows }))
+        format!("{:#}\n", json!({ "rows": rows, "sizes": sizes.json() }))
     }
 
-    pub fn markdown(&self) -> String {
+    pub fn markdown(&self, sizes: &Sizes) -> String {
         let mut text = String::from("| program | ns min / median / max | x R1 (T1) |\n|---|---|---|\n");
         for Figures { name, min, median, max, ratio } in self.figures() {
             writeln!(text, "| {name} | {min:.1} / {median:.1} / {max:.1} | {ratio:.2} |").unwrap();
         }
-        text
+        text + &sizes.markdown()
     }
 
     /// A bar for the median of each row, with a line from its minimum to its maximum.
@@ -112,7 +115,7 @@ impl Report {
 }
 
 /// Minimum, median and maximum.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+pub fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     match values.as_slice() {
         [] => (0.0, 0.0, 0.0),

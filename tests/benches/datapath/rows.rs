@@ -7,6 +7,7 @@ use diolkos_abi::address::{protocol, v4_mapped};
 use diolkos_abi::config::{Config, ENCAPSULATED_MARK, features};
 use diolkos_abi::conntrack::{FLOWS, Flow, Tuple, direction};
 use diolkos_abi::counter::{Hook, Verdict, verdict_index};
+use diolkos_abi::event::ANSWERS_PER_TICK;
 use diolkos_abi::service::{Backend, Service, row_word};
 use nix::time::{ClockId, clock_gettime};
 
@@ -53,11 +54,15 @@ enum Kind {
     XdpLookup,
     TcPass,
     TcLookup,
+    /// The packet is cut to a RST's length, and put back by the wrapper.
+    TcCut,
     /// The packet comes through a tunnel.
     Tunnelled,
     Hook(Hook),
     /// Of flows that are not in conntrack, each once.
     New(Hook),
+    /// Refused and answered.
+    Refused(Hook),
 }
 
 /// What is in the maps.
@@ -74,6 +79,8 @@ enum Tables {
 const ONE: u32 = 1;
 const MANY: u32 = 1 << 12;
 const NEW: u32 = 1 << 14;
+/// Answers are made so many times at once as one core may, and so often.
+const BATCHES: u32 = 20;
 const MASS: u32 = 1 << 16;
 /// Another service, whose flows use the remote backend.
 const FAR_VIP: End = ([10, 96, 0, 11], 80);
@@ -88,6 +95,8 @@ const DIRECT: End = (SERVER, 8080);
 const DIRECT_NEW: End = (SERVER, 9090);
 const DIRECT_REMOTE: End = (REMOTE, 8080);
 const WEB: End = (OUTSIDE, 443);
+/// A port that a service's address does not serve.
+const UNKNOWN: End = (VIP.0, 99);
 /// The node, with the port under which a pod's flow to [`WEB`] goes out, and with one of its own.
 const HIDDEN: End = (HOST, 4096);
 const NODE: End = (HOST, 22);
@@ -98,11 +107,12 @@ const OPEN: Transport = Transport::Tcp(SYN);
 const SENT: Kind = Kind::Hook(Hook::FromContainer);
 
 #[rustfmt::skip]
-const ROWS: [Row; 32] = [
+const ROWS: [Row; 38] = [
     Row::new("xdp_pass", Kind::XdpPass, ONE, DIRECT, DATA),
     Row::new("xdp_parse_lookup", Kind::XdpLookup, ONE, DIRECT, DATA),
     Row::new("tc_pass", Kind::TcPass, ONE, DIRECT, DATA),
     Row::new("tc_parse_lookup", Kind::TcLookup, ONE, DIRECT, DATA),
+    Row::new("tc_cut", Kind::TcCut, ONE, DIRECT, DATA),
     Row::new("tc_tunnel_key", Kind::Tunnelled, ONE, DIRECT, DATA),
     Row::new("pod_egress_direct", SENT, ONE, DIRECT, DATA),
     Row::new("pod_egress_direct_v6", SENT, ONE, DIRECT, DATA).in_v6(),
@@ -111,6 +121,7 @@ const ROWS: [Row; 32] = [
     Row::new("pod_egress_direct_64k_full", SENT, MASS, DIRECT, DATA).full(),
     Row::new("pod_egress_direct_remote", SENT, ONE, DIRECT_REMOTE, DATA).meets(Verdict::Overlay),
     Row::new("pod_egress_direct_remote_v6", SENT, ONE, DIRECT_REMOTE, DATA).meets(Verdict::Overlay).in_v6(),
+    Row::new("pod_egress_direct_udp", SENT, ONE, DIRECT_NEW, Transport::Udp),
     Row::new("pod_egress_direct_syn", SENT, ONE, DIRECT_NEW, OPEN),
     Row::new("pod_egress_service", SENT, ONE, VIP, DATA),
     Row::new("pod_egress_service_v6", SENT, ONE, VIP, DATA).in_v6(),
@@ -121,6 +132,10 @@ const ROWS: [Row; 32] = [
     Row::new("pod_egress_service_remote_64k", SENT, MASS, FAR_VIP, DATA).meets(Verdict::Overlay).full(),
     Row::new("pod_egress_service_new", Kind::New(Hook::FromContainer), NEW, NEW_VIP, OPEN).meets(Verdict::Overlay).full(),
     Row::new("pod_egress_service_unknown", Kind::New(Hook::FromContainer), NEW, NEW_VIP, DATA).meets(Verdict::Overlay).full(),
+    Row::new("pod_egress_refused_rst", Kind::Refused(Hook::FromContainer), ONE, UNKNOWN, OPEN).meets(Verdict::Answered),
+    Row::new("pod_egress_refused_rst_v6", Kind::Refused(Hook::FromContainer), ONE, UNKNOWN, OPEN).meets(Verdict::Answered).in_v6(),
+    Row::new("pod_egress_refused_icmp", Kind::Refused(Hook::FromContainer), ONE, UNKNOWN, Transport::Udp).meets(Verdict::Answered),
+    Row::new("pod_egress_refused_icmp_v6", Kind::Refused(Hook::FromContainer), ONE, UNKNOWN, Transport::Udp).meets(Verdict::Answered).in_v6(),
     Row::new("overlay_ingress", Kind::Hook(Hook::FromOverlay), ONE, DIRECT, DATA).from(DIRECT_REMOTE),
     Row::new("overlay_ingress_reply", Kind::Hook(Hook::FromOverlay), ONE, POD, DATA).from(FAR_END),
     Row::new("overlay_egress", Kind::Hook(Hook::ToOverlay), ONE, DIRECT_REMOTE, DATA).meets(Verdict::Encapsulated).marked(),
@@ -176,7 +191,14 @@ impl Row {
         let arrives = matches!(self.kind, Kind::Tunnelled | Kind::Hook(Hook::FromOverlay));
         let tunnel = if arrives { u32::from_be_bytes(NODE_2_TUNNEL) } else { 0 };
         let mut settings = [0; WORDS];
-        settings[..5].copy_from_slice(&[self.flows - 1, self.is_v6().into(), self.mark, tunnel, VNI]);
+        // What answers has another length.
+        let changes = matches!(self.kind, Kind::TcCut | Kind::Refused(_));
+        let length = if changes { self.frame().len() as u32 } else { 0 };
+        // An ICMP error has its own IP header and 8 bytes in front of what it quotes.
+        let header = if self.is_v6() { 40 } else { 20 };
+        let front = if changes && self.transport == Transport::Udp { header + 8 } else { 0 };
+        let said = [self.flows - 1, self.is_v6().into(), self.mark, tunnel, VNI, length, front];
+        settings[..said.len()].copy_from_slice(&said);
         settings
     }
 }
@@ -199,7 +221,7 @@ impl Rows {
             let program: &mut Xdp = baseline.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }
-        for name in ["tc_pass", "tc_parse_lookup", "tc_restore"] {
+        for name in ["tc_pass", "tc_parse_lookup", "tc_cut", "tc_restore"] {
             let program: &mut SchedClassifier = baseline.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }
@@ -235,6 +257,7 @@ impl Rows {
             Kind::XdpLookup => self.run_xdp("xdp_parse_lookup", &frame, repeat),
             Kind::TcPass | Kind::Tunnelled => self.run_baseline("tc_pass", &frame, repeat),
             Kind::TcLookup => self.run_baseline("tc_parse_lookup", &frame, repeat),
+            Kind::TcCut => self.run_baseline("tc_cut", &frame, repeat),
             Kind::Hook(hook) => self.run_dataplane(index, hook, &frame, repeat),
             Kind::New(hook) => {
                 let time = self.run_dataplane(index, hook, &frame, row.flows);
@@ -243,22 +266,38 @@ impl Rows {
                 self.full.forget((0..row.flows as u16).flat_map(opened).chain(outside));
                 time
             }
+            Kind::Refused(hook) => {
+                let times = (0..(repeat / ANSWERS_PER_TICK).clamp(1, BATCHES)).map(|_| {
+                    self.dataplane_mut(index).allow_answers();
+                    self.run_dataplane(index, hook, &frame, ANSWERS_PER_TICK)
+                });
+                mean(&times.collect::<Vec<_>>())
+            }
         }
     }
 
     fn run_dataplane(&mut self, index: usize, hook: Hook, frame: &[u8], repeat: u32) -> f64 {
         let Row { name, verdict, .. } = ROWS[index];
-        let code = if matches!(verdict, Verdict::Pod | Verdict::Overlay) { REDIRECT } else { NEXT };
+        let code = if matches!(verdict, Verdict::Pod | Verdict::Overlay | Verdict::Answered) { REDIRECT } else { NEXT };
         let program = self.dataplane(index).classifier(hook.name()).fd().unwrap().try_clone().unwrap();
         let before = self.dataplane(index).counters();
-        let time = self.run_tc(name, &program, frame, repeat, code);
+        let (time, returned) = self.run_tc(&program, frame, repeat);
         let counted: Vec<u64> =
             self.dataplane(index).counters().iter().zip(before).map(|(after, before)| after - before).collect();
         // A drop, or a packet that is none of ours, is quick, and would look good.
         let others: Vec<_> = counted.iter().enumerate().filter(|(_, count)| **count != 0).collect();
         let expected = verdict_index(hook, verdict) as usize;
         assert_eq!(counted[expected], u64::from(repeat), "{name}: other outcomes than {verdict:?}: {others:?}");
+        assert_eq!(returned, code, "{name}: the packet is refused");
         time
+    }
+
+    fn dataplane_mut(&mut self, index: usize) -> &mut Dataplane {
+        match ROWS[index].tables {
+            Tables::Quiet => &mut self.quiet,
+            Tables::QuietV6 => &mut self.quiet_v6,
+            Tables::Full => &mut self.full,
+        }
     }
 
     fn dataplane(&self, index: usize) -> &Dataplane {
@@ -282,19 +321,35 @@ impl Rows {
     fn run_baseline(&mut self, name: &str, frame: &[u8], repeat: u32) -> f64 {
         let program: &SchedClassifier = self.baseline.program(name).unwrap().try_into().unwrap();
         let program = program.fd().unwrap().try_clone().unwrap();
-        self.run_tc(name, &program, frame, repeat, NEXT)
+        let (time, returned) = self.run_tc(&program, frame, repeat);
+        assert_eq!(returned, NEXT, "{name}: the packet is refused");
+        time
     }
 
-    fn run_tc(&mut self, name: &str, program: &ProgramFd, frame: &[u8], repeat: u32, code: u32) -> f64 {
+    /// ns of CPU time for one packet, and what became of the last.
+    fn run_tc(&mut self, program: &ProgramFd, frame: &[u8], repeat: u32) -> (f64, u32) {
         self.tc.set(0, program, 0).unwrap();
         let wrapper: &SchedClassifier = self.baseline.program("tc_restore").unwrap().try_into().unwrap();
         let mut context = [0_u8; CONTEXT];
         context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&CLIENT_IFINDEX.to_ne_bytes());
-        timed(repeat, || {
+        let mut returned = 0;
+        let time = timed(repeat, || {
             let options =
                 TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat, ..TestRunOptions::default() };
-            assert_eq!(wrapper.test_run(options).unwrap().return_value, code, "{name}: the packet is refused");
-        })
+            returned = wrapper.test_run(options).unwrap().return_value;
+        });
+        (time, returned)
+    }
+}
+
+/// The constants of a node with an overlay that masquerades.
+pub fn node() -> Config {
+    Config {
+        node_v4: HOST,
+        ports_first: HIDDEN.1,
+        ports_count: 60_000,
+        features: config().features | features::MASQUERADE,
+        ..config()
     }
 }
 
@@ -308,14 +363,7 @@ fn filled(flows: u32, connections: u32) -> Dataplane {
     world.slots.push((BASE + 8, NEW_BACKEND));
     let far = world.backends.iter().find(|(id, _)| *id == FAR).unwrap().1;
     world.backends.push((NEW_BACKEND, Backend { port: NEW_END.1.to_be_bytes(), ..far }));
-    let config = Config {
-        node_v4: HOST,
-        ports_first: HIDDEN.1,
-        ports_count: 60_000,
-        features: config().features | features::MASQUERADE,
-        ..config()
-    };
-    let mut dataplane = Dataplane::load(&config, flows);
+    let mut dataplane = Dataplane::load(&node(), flows);
     dataplane.fill(&world, 0);
     let datagrams = connection(POD, LOCAL, LOCAL_END, 1).map(|(tuple, flow)| {
         let tuple = Tuple { protocol: protocol::UDP, ..tuple };
@@ -342,6 +390,11 @@ fn opened(port: u16) -> [Tuple; 2] {
     [tuple((CLIENT, port), NEW_VIP), tuple(NEW_END, (CLIENT, port))]
 }
 
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// ns of CPU time of this thread for one repeat.
 fn timed(repeat: u32, run: impl FnOnce()) -> f64 {
     let now = || {
         let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();

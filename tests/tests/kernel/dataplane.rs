@@ -2,11 +2,12 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap as Map;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map as AnyMap, MapData, PerCpuArray, SkStorage};
+use aya::maps::{Array, HashMap, Map as AnyMap, MapData, PerCpuArray, PerCpuValues, SkStorage};
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use diolkos_abi::config::{self, Config, features};
@@ -15,12 +16,14 @@ use diolkos_abi::conntrack::{
     known_index, mark, udp_index,
 };
 use diolkos_abi::counter::COUNTERS;
+use diolkos_abi::event::Answers;
 use diolkos_abi::pod::{Endpoint, NODES, Netns, Node, Route, RouteKey, SOURCES, Source, cookie_tag, hint_index};
 use diolkos_abi::service::{
     Affinity, AffinityKey, BACKENDS, Backend, FrontendKey, MemberKey, SERVICES, SLOTS, SLOTS_PER_LINE, Service,
     SlotLine,
 };
 use diolkos_agent::dataplane::kernel::{Facts, elements};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::scenarios::world::World;
 
@@ -44,6 +47,8 @@ pub fn read(name: &str) -> Vec<u8> {
 /// The dataplane with all its programs loaded and attached to nothing.
 pub struct Dataplane {
     pub ebpf: Ebpf,
+    /// CPU time of this thread for loading the programs, the verifier's for the most part.
+    pub loading: Duration,
     /// Of all maps, by name.
     ids: Map<String, u32>,
     frontend: HashMap<MapData, FrontendKey, u64>,
@@ -60,6 +65,7 @@ pub struct Dataplane {
     route: HashMap<MapData, RouteKey, Route>,
     netns: HashMap<MapData, u64, Netns>,
     counter: PerCpuArray<MapData, u64>,
+    answer: PerCpuArray<MapData, Answers>,
     member: HashMap<MapData, MemberKey, u64>,
     pub affinity: HashMap<MapData, AffinityKey, Affinity>,
     pub peer: HashMap<MapData, PeerKey, Peer>,
@@ -95,6 +101,7 @@ impl Dataplane {
             .load(&read("dataplane.o"))
             .unwrap_or_else(|error| panic!("dataplane.o does not load: {error:?}"));
         let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let before = cpu_time();
         for name in names.into_iter().filter(|name| wanted(name)) {
             let program = ebpf.program_mut(&name).expect("the program was just listed");
             let loaded = if let Ok(program) = <&mut SchedClassifier>::try_from(&mut *program) {
@@ -104,9 +111,11 @@ impl Dataplane {
             };
             loaded.unwrap_or_else(|error| panic!("{name}: {}", explain(&error)));
         }
+        let loading = cpu_time() - before;
         let ids = ebpf.maps().map(|(name, map)| (name.to_owned(), id(map))).collect();
         Self {
             ids,
+            loading,
             frontend: take!(ebpf, "FRONTEND"),
             service: take!(ebpf, "SERVICE"),
             slot: take!(ebpf, "SLOT"),
@@ -121,6 +130,7 @@ impl Dataplane {
             route: take!(ebpf, "ROUTE"),
             netns: take!(ebpf, "NETNS"),
             counter: take!(ebpf, "COUNTER"),
+            answer: take!(ebpf, "ANSWER"),
             member: take!(ebpf, "MEMBER"),
             affinity: take!(ebpf, "AFFINITY"),
             peer: take!(ebpf, "PEER"),
@@ -280,9 +290,29 @@ impl Dataplane {
             + self.peer.keys().count()
     }
 
+    /// Forgets how many refusals each core has answered.
+    pub fn allow_answers(&mut self) {
+        let none = self.answer.get(&0, 0).unwrap().iter().map(|_| Answers::default()).collect::<Vec<_>>();
+        self.answer.set(0, PerCpuValues::try_from(none).unwrap(), 0).unwrap();
+    }
+
     /// Every counter, summed over the cores.
     pub fn counters(&self) -> Vec<u64> {
         (0..COUNTERS).map(|index| self.counter.get(&index, 0).unwrap().iter().sum()).collect()
+    }
+
+    /// What the kernel says each map takes, bytes, by name.
+    pub fn memory(&self) -> Vec<(String, u64)> {
+        let locked = |name: &String| {
+            let map = self.map(name);
+            let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+            (name.clone(), line.and_then(|bytes| bytes.trim().parse().ok()).expect("the kernel says what a map takes"))
+        };
+        let mut memory: Vec<_> = self.ids.keys().map(locked).collect();
+        memory.sort();
+        memory
     }
 
     /// Verified instructions of each program, by name.
@@ -294,6 +324,10 @@ impl Dataplane {
         sizes.sort();
         sizes
     }
+}
+
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has a clock").into()
 }
 
 fn id(map: &AnyMap) -> u32 {
