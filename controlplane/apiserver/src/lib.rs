@@ -11,6 +11,7 @@ mod managed;
 mod metrics;
 mod patch;
 pub mod pki;
+mod protobuf;
 mod rest;
 mod schema;
 mod serve;

@@ -6,8 +6,12 @@ use diolkos_api::wire::patch_request::Type;
 use http::{HeaderMap, header};
 use serde_json::Value;
 
+use crate::protobuf;
+
 const AVAILABLE: &[&str] =
     &["application/json", "application/yaml", "application/json;stream=watch", "application/yaml;stream=watch"];
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const READABLE: &[&str] = &["application/json", "application/yaml", PROTOBUF];
 const BODIES: &[&str] = &["application/json", "application/yaml"];
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
@@ -118,7 +122,8 @@ pub(super) fn json_of_body(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Fa
                 .map_err(|cause| Failure::bad_request(format!("cannot read the YAML of the body: {cause}")))?;
             Ok(Bytes::from(value.to_string()))
         }
-        _ => Err(Failure::unsupported_media_type(BODIES)),
+        PROTOBUF => protobuf::to_json(&body),
+        _ => Err(Failure::unsupported_media_type(READABLE)),
     }
 }
 

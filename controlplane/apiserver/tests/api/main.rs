@@ -20,6 +20,7 @@ mod lists;
 mod nodes;
 mod quota;
 mod openapi;
+mod protobuf;
 mod rbac;
 mod tls;
 mod tokens;

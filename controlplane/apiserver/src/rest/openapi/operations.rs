@@ -39,8 +39,10 @@ pub(super) struct Parameter {
     pub description: &'static str,
 }
 
-/// Bodies and answers of objects.
+/// Answers with objects.
 pub(super) const OBJECTS: &[&str] = &["application/json", "application/yaml"];
+/// Bodies with objects.
+const BODIES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -122,7 +124,7 @@ fn collection(kind: &Kind) -> Vec<Operation> {
     if kind.verbs.contains(&"create") {
         operations.push(Operation {
             parameters: WRITE.to_vec(),
-            body: Some((OBJECTS, schemas::name(kind))),
+            body: Some((BODIES, schemas::name(kind))),
             answers: (&[200, 201, 202], schemas::name(kind)),
             ..operation(kind, "post", "post", "create", "")
         });
@@ -132,7 +134,7 @@ fn collection(kind: &Kind) -> Vec<Operation> {
         operations.push(Operation {
             id: id(kind, "deleteCollection", "", ""),
             parameters: DELETE.iter().chain(listed).copied().collect(),
-            body: Some((OBJECTS, DELETE_OPTIONS.into())),
+            body: Some((BODIES, DELETE_OPTIONS.into())),
             answers: (&[200], schemas::list_name(kind)),
             ..operation(kind, "delete", "deletecollection", "delete", "")
         });
@@ -154,7 +156,7 @@ fn object(kind: &Kind) -> Vec<Operation> {
     if kind.verbs.contains(&"delete") {
         operations.push(Operation {
             parameters: DELETE.to_vec(),
-            body: Some((OBJECTS, DELETE_OPTIONS.into())),
+            body: Some((BODIES, DELETE_OPTIONS.into())),
             answers: (&[200, 202], STATUS.into()),
             ..operation(kind, "delete", "delete", "delete", "")
         });
@@ -171,7 +173,7 @@ fn operations_of_part(kind: &Kind, part: &Subresource) -> Vec<Operation> {
     if part.verbs.contains(&"create") {
         operations.push(Operation {
             parameters: WRITE.to_vec(),
-            body: Some((OBJECTS, name.clone())),
+            body: Some((BODIES, name.clone())),
             answers: (&[200, 201, 202], name),
             ..operation(kind, "post", "post", "create", part.name)
         });
@@ -191,7 +193,7 @@ fn changes(kind: &Kind, verbs: &[&str], name: &str, part: &str) -> Vec<Operation
     if verbs.contains(&"update") {
         operations.push(Operation {
             parameters: WRITE.to_vec(),
-            body: Some((OBJECTS, name.to_owned())),
+            body: Some((BODIES, name.to_owned())),
             answers: (&[200, 201], name.to_owned()),
             ..operation(kind, "put", "put", "replace", part)
         });
