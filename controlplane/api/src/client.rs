@@ -1,6 +1,7 @@
 //! A typed client over the gRPC service.
 
 mod follow;
+mod renew;
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -21,12 +22,14 @@ use crate::status::Failure;
 use crate::wire;
 
 pub use follow::{Event, Piece, follow, follow_each};
+use renew::Current;
+pub use renew::connect_file;
 pub use wire::patch_request::Type as PatchKind;
 
 /// A connection to an apiserver: made when it is first needed, and again when it broke. Clones share it.
 #[derive(Clone)]
 pub struct Client {
-    wire: Wire,
+    wire: Current,
     server: String,
 }
 
@@ -104,7 +107,7 @@ pub struct DeleteOptions {
 /// The objects of one kind in one namespace, or in all.
 #[derive(Clone)]
 pub struct Api<K> {
-    wire: Wire,
+    wire: Current,
     namespace: String,
     kind: PhantomData<fn() -> K>,
 }
@@ -126,45 +129,18 @@ impl Client {
     /// Prepares the connection. Fails only for what is wrong in the kubeconfig itself; a server that is away shows in
     /// the calls.
     pub fn connect(kubeconfig: &Kubeconfig) -> Result<Self, ConnectError> {
-        let wrong = |why: String| ConnectError { server: kubeconfig.server.clone(), why };
-        for (what, pem) in [("certificate authority", Some(&kubeconfig.ca_pem))]
-            .into_iter()
-            .chain([("client certificate", kubeconfig.client_cert_pem.as_ref())])
-        {
-            if pem.is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
-                return Err(wrong(format!("its {what} is not a PEM certificate")));
-            }
-        }
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&kubeconfig.ca_pem));
-        if let (Some(certificate), Some(key)) = (&kubeconfig.client_cert_pem, &kubeconfig.client_key_pem) {
-            tls = tls.identity(Identity::from_pem(certificate, key));
-        }
-        let bearer = match &kubeconfig.token {
-            None => Bearer(None),
-            Some(token) => {
-                let header = format!("Bearer {token}").parse();
-                Bearer(Some(header.map_err(|_| wrong("its token has characters no header can carry".into()))?))
-            }
-        };
-        let endpoint = Endpoint::from_shared(kubeconfig.server.clone()).map_err(|error| wrong(chain(&error)))?;
-        let endpoint = endpoint.tls_config(tls).map_err(|error| wrong(chain(&error)))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_EVERY)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .connect_lazy();
-        let wire = wire::api_client::ApiClient::with_interceptor(channel, bearer)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { wire, server: kubeconfig.server.clone() })
+        Ok(Self { wire: Current::new(prepare(kubeconfig)?), server: kubeconfig.server.clone() })
+    }
+
+    /// From now on, calls go to the server of this kubeconfig, as its user. Watches that are open go on as they began.
+    pub fn renew(&self, kubeconfig: &Kubeconfig) -> Result<(), ConnectError> {
+        self.wire.set(prepare(kubeconfig)?);
+        Ok(())
     }
 
     /// The generated client, for what the typed one does not do.
     pub fn raw(&self) -> Wire {
-        self.wire.clone()
+        self.wire.get()
     }
 
     /// The URL of the server.
@@ -176,6 +152,44 @@ impl Client {
     pub fn api<K: Resource>(&self, namespace: Option<&str>) -> Api<K> {
         Api { wire: self.wire.clone(), namespace: namespace.unwrap_or_default().to_owned(), kind: PhantomData }
     }
+}
+
+/// The connection that a kubeconfig describes, not made yet.
+fn prepare(kubeconfig: &Kubeconfig) -> Result<Wire, ConnectError> {
+    let wrong = |why: String| ConnectError { server: kubeconfig.server.clone(), why };
+    for (what, pem) in [("certificate authority", Some(&kubeconfig.ca_pem))]
+        .into_iter()
+        .chain([("client certificate", kubeconfig.client_cert_pem.as_ref())])
+    {
+        if pem.is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
+            return Err(wrong(format!("its {what} is not a PEM certificate")));
+        }
+    }
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&kubeconfig.ca_pem));
+    if let (Some(certificate), Some(key)) = (&kubeconfig.client_cert_pem, &kubeconfig.client_key_pem) {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    let bearer = match &kubeconfig.token {
+        None => Bearer(None),
+        Some(token) => {
+            let header = format!("Bearer {token}").parse();
+            Bearer(Some(header.map_err(|_| wrong("its token has characters no header can carry".into()))?))
+        }
+    };
+    let endpoint = Endpoint::from_shared(kubeconfig.server.clone()).map_err(|error| wrong(chain(&error)))?;
+    let endpoint = endpoint.tls_config(tls).map_err(|error| wrong(chain(&error)))?;
+    let channel = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .connect_lazy();
+    let wire = wire::api_client::ApiClient::with_interceptor(channel, bearer)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    Ok(wire)
 }
 
 /// Puts the bearer token, if there is one, on every call.
@@ -198,7 +212,7 @@ impl<K: Resource> Api<K> {
             resource_version: String::new(),
             omit_managed_fields: true,
         };
-        decode(self.wire.clone().get(timed(request)).await)
+        decode(self.wire.get().get(timed(request)).await)
     }
 
     /// `None` when there is no such object.
@@ -233,17 +247,17 @@ impl<K: Resource> Api<K> {
             omit_managed_fields: true,
             ..Default::default()
         };
-        Ok(self.wire.clone().list(timed(request)).await.map_err(Failure::from_grpc)?.into_inner())
+        Ok(self.wire.get().list(timed(request)).await.map_err(Failure::from_grpc)?.into_inner())
     }
 
     pub async fn create(&self, object: &K) -> Result<K, Failure> {
         let request = self.write("", object)?;
-        decode(self.wire.clone().create(timed(request)).await)
+        decode(self.wire.get().create(timed(request)).await)
     }
 
     pub async fn update(&self, object: &K) -> Result<K, Failure> {
         let request = self.write("", object)?;
-        decode(self.wire.clone().update(timed(request)).await)
+        decode(self.wire.get().update(timed(request)).await)
     }
 
     pub async fn update_status(&self, object: &K) -> Result<K, Failure> {
@@ -253,7 +267,7 @@ impl<K: Resource> Api<K> {
     /// Replaces a part that has an address of its own.
     pub async fn update_subresource(&self, subresource: &str, object: &K) -> Result<K, Failure> {
         let request = self.write(subresource, object)?;
-        decode(self.wire.clone().update(timed(request)).await)
+        decode(self.wire.get().update(timed(request)).await)
     }
 
     pub async fn patch(&self, name: &str, kind: PatchKind, patch: &Value) -> Result<K, Failure> {
@@ -275,7 +289,7 @@ impl<K: Resource> Api<K> {
             precondition_resource_version: options.resource_version.clone(),
             ..Default::default()
         };
-        self.wire.clone().delete(timed(request)).await.map(drop).map_err(Failure::from_grpc)
+        self.wire.get().delete(timed(request)).await.map(drop).map_err(Failure::from_grpc)
     }
 
     async fn patch_subresource(
@@ -292,7 +306,7 @@ impl<K: Resource> Api<K> {
             field_manager: manager(),
             ..Default::default()
         };
-        decode(self.wire.clone().patch(timed(request)).await)
+        decode(self.wire.get().patch(timed(request)).await)
     }
 
     fn write(&self, subresource: &str, object: &K) -> Result<wire::WriteRequest, Failure> {
@@ -336,7 +350,7 @@ impl Api<Pod> {
             field_manager: manager(),
             ..Default::default()
         };
-        self.wire.clone().create(timed(request)).await.map(drop).map_err(Failure::from_grpc)
+        self.wire.get().create(timed(request)).await.map(drop).map_err(Failure::from_grpc)
     }
 }
 

@@ -46,6 +46,13 @@ pub(crate) fn is_health(path: &str) -> bool {
         .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
+/// What a machine reads before it knows whom to trust. Open to be asked for; roles say whether it is answered.
+const DISCOVERY: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+
+pub(crate) fn is_discovery(path: &str) -> bool {
+    path == DISCOVERY
+}
+
 pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
     request
         .headers()

@@ -43,6 +43,14 @@ impl Wire {
         self.machine("first", self.spaces.control().clone())
     }
 
+    /// Another machine.
+    pub(crate) fn add(&mut self, number: u32) -> Result<Machine> {
+        let name = format!("machine-{number}");
+        let space = self.spaces.add(self.guard.make_cgroup(&name)?)?;
+        network::uplink(self.spaces.control(), &space, Families::V4, number)?;
+        self.machine(&name, space)
+    }
+
     fn machine(&self, name: &str, space: Space) -> Result<Machine> {
         let directory = self.guard.directory().join(name);
         fs::create_dir_all(&directory)?;
@@ -67,6 +75,24 @@ impl Machine {
     pub(crate) fn diolkos(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.space.bounded(tools::diolkos()?);
         finish(command.args(arguments), &[&["diolkos"], arguments].concat())
+    }
+
+    /// Flags that keep a node's files, programs and cgroups on its own machine.
+    pub(crate) fn node_flags(&self, name: &str) -> Vec<String> {
+        let group = self.space.cgroup().to_string_lossy().into_owned();
+        let below = group.split_once("/diolkos-").map(|(_, rest)| format!("/diolkos-{rest}")).unwrap_or_default();
+        [
+            ("--node-name", name.to_owned()),
+            ("--container-runtime-endpoint", "unix:///run/containerd.sock".to_owned()),
+            ("--kubelet-arg", format!("log-dir={}", self.path("pods"))),
+            ("--kubelet-arg", format!("cgroup-root={below}/pods")),
+            ("--agent-arg", format!("cgroup-root={group}")),
+            ("--agent-arg", format!("cni-bin-dir={}", self.path("cni/bin"))),
+            ("--agent-arg", format!("cni-conf-dir={}", self.path("cni/net.d"))),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect()
     }
 
     /// kubectl with a kubeconfig of this machine.

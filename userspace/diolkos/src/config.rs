@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use diolkos_apiserver::pki::write_private;
 use serde_json::Value;
 
 /// The command line with what its configuration file says and it does not.
@@ -65,9 +66,26 @@ fn scalar(name: &str, value: &Value) -> anyhow::Result<String> {
     }
 }
 
+/// Writes a file of flags, readable by its owner; its directory is made when it is missing.
+pub(crate) fn write_file<N: AsRef<str>>(path: &Path, head: &str, entries: &[(N, Value)]) -> anyhow::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    write_private(path, text(head, entries)?.as_bytes())?;
+    Ok(())
+}
+
+fn text<N: AsRef<str>>(head: &str, entries: &[(N, Value)]) -> anyhow::Result<String> {
+    let mapping: serde_json::Map<String, Value> =
+        entries.iter().map(|(name, value)| (name.as_ref().to_owned(), value.clone())).collect();
+    Ok(format!("# {head}\n{}", serde_yaml_ng::to_string(&Value::Object(mapping))?))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
 
     use super::*;
 
@@ -105,5 +123,12 @@ mod tests {
         assert_eq!(expanded.last().unwrap(), "--data-dir=/srv/two");
         let missing = ["diolkos", "up", "--config=/nowhere/at/all"].map(OsString::from).to_vec();
         assert!(format!("{:#}", expand(missing).unwrap_err()).contains("/nowhere/at/all"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let text = text("by a test", &[("data-dir", json!("/srv")), ("san", json!(["a", "b"]))]).unwrap();
+        assert!(text.starts_with("# by a test\n"), "{text}");
+        assert_eq!(flags(&text).unwrap(), ["--data-dir=/srv", "--san=a", "--san=b"]);
     }
 }

@@ -5,6 +5,8 @@ mod config;
 mod control_plane;
 mod duration;
 mod host;
+mod init;
+mod join;
 mod look;
 mod monitor;
 mod node;
@@ -13,7 +15,9 @@ mod pki;
 mod progress;
 mod service;
 mod status;
+mod token;
 mod trace;
+mod units;
 mod up;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +41,14 @@ struct Cli {
 enum Command {
     /// A control plane in one process, and on request a node beside it: from nothing to a cluster.
     Up(Box<up::UpArgs>),
+    /// Sets up a control plane on this machine, and prints the command with which others join it.
+    Init(Box<init::InitArgs>),
+    /// Makes this machine a node of a cluster, by a bootstrap token.
+    Join(Box<join::JoinArgs>),
+    /// Kubelet and agent of a machine that has joined, in one process.
+    Node(Box<join::RunArgs>),
+    /// Bootstrap tokens, with which machines join.
+    Token(token::TokenArgs),
     /// The API over etcd: gRPC and REST on one TLS port. The only component that talks to etcd.
     Apiserver(Box<control_plane::ApiserverArgs>),
     /// Gives pods to nodes: filter, score, bind.
@@ -73,6 +85,10 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => up::run(*args).await,
+            Command::Init(args) => init::run(*args).await,
+            Command::Join(args) => join::run(*args).await,
+            Command::Node(args) => join::run_node(*args).await,
+            Command::Token(args) => token::run(args).await,
             Command::Apiserver(args) => control_plane::apiserver(*args).await,
             Command::Scheduler(args) => control_plane::scheduler(args).await,
             Command::ControllerManager(args) => control_plane::controller_manager(args).await,

@@ -6,6 +6,7 @@
 //! with the real implementation and a model. Nothing that the kubelet needs to know survives only in its memory: a
 //! kubelet that starts anew finds running pods by their labels and goes on with them.
 
+pub mod certificate;
 pub mod cluster;
 pub mod desired;
 pub mod driver;

@@ -228,7 +228,7 @@ impl<K: Resource> Api<K> {
             omit_managed_fields: true,
             ..Default::default()
         };
-        let watch = self.wire.clone().watch(request).await.map_err(Failure::from_grpc)?;
+        let watch = self.wire.get().watch(request).await.map_err(Failure::from_grpc)?;
         Ok(watch.into_inner())
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Record, is_grpc, is_health, refusal};
+use super::{Record, is_discovery, is_grpc, is_health, refusal};
 use crate::metrics::Metrics;
 use crate::pki::ADMIN_GROUP;
 use crate::serve::Peer;
@@ -114,7 +114,7 @@ impl Authenticator {
                 }
             },
             (None, Some(user)) => Some(user),
-            (None, None) if self.anonymous || is_health(path) => Some(User::anonymous()),
+            (None, None) if self.anonymous || is_health(path) || is_discovery(path) => Some(User::anonymous()),
             (None, None) => None,
         }
     }

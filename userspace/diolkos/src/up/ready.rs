@@ -4,7 +4,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Does nothing where no service manager asked to be told.
-pub(super) fn tell() {
+pub(crate) fn tell() {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(cause) = send(&name.to_string_lossy()) {
         tracing::warn!(%cause, "cannot tell the service manager that the start is over");
