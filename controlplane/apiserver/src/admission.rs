@@ -14,6 +14,7 @@ mod priority;
 mod quota;
 mod resources;
 mod runtime_class;
+mod service_account;
 mod storage;
 mod view;
 
@@ -105,6 +106,13 @@ const fn plugin(name: &'static str) -> Plugin {
 const PLUGINS: &[Plugin] = &[
     Plugin { validate: Some(namespace_lifecycle::validate), ..plugin(namespace_lifecycle::NAME) },
     Plugin { mutate: Some(limit_ranger::admit), validate: Some(limit_ranger::validate), ..plugin("LimitRanger") },
+    // Refuses pods until somebody makes the account of each namespace, so it has to be asked for.
+    Plugin {
+        enabled: false,
+        mutate: Some(service_account::admit),
+        validate: Some(service_account::validate),
+        ..plugin(service_account::NAME)
+    },
     Plugin { validate: Some(pod_security::validate), warn: Some(pod_security::warn), ..plugin("PodSecurity") },
     Plugin { mutate: Some(priority::admit), validate: Some(priority::validate), ..plugin("Priority") },
     Plugin { mutate: Some(default_tolerations::admit), ..plugin("DefaultTolerationSeconds") },

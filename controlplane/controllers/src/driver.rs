@@ -54,6 +54,7 @@ fn watches(client: &Client) -> Watches {
         watch(client, KindName::Node, News::Node),
         watch(client, KindName::Namespace, News::Namespace),
         watch(client, KindName::ConfigMap, News::ConfigMap),
+        watch(client, KindName::ServiceAccount, News::ServiceAccount),
         watch(client, KindName::Lease, News::Lease),
         watch(client, KindName::CertificateSigningRequest, News::CertificateSigningRequest),
         tokens(client),

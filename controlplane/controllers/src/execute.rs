@@ -11,7 +11,7 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::certificates::{self, Authority};
@@ -130,6 +130,7 @@ async fn create(client: &Client, object: Object) -> Result<Object, Failure> {
         Object::Node(object) => Object::Node(post(client, &*object).await?),
         Object::Namespace(object) => Object::Namespace(post(client, &*object).await?),
         Object::ConfigMap(object) => Object::ConfigMap(post(client, &*object).await?),
+        Object::ServiceAccount(object) => Object::ServiceAccount(post(client, &*object).await?),
         Object::Lease(object) => Object::Lease(post(client, &*object).await?),
         Object::CertificateSigningRequest(object) => Object::CertificateSigningRequest(post(client, &*object).await?),
         Object::Secret(object) => Object::Secret(post(client, &*object).await?),
@@ -157,6 +158,7 @@ async fn replace(
         Object::Node(object) => Object::Node(put(client, object, part, version).await?),
         Object::Namespace(object) => Object::Namespace(put(client, object, part, version).await?),
         Object::ConfigMap(object) => Object::ConfigMap(put(client, object, part, version).await?),
+        Object::ServiceAccount(object) => Object::ServiceAccount(put(client, object, part, version).await?),
         Object::Lease(object) => Object::Lease(put(client, object, part, version).await?),
         Object::CertificateSigningRequest(object) => {
             Object::CertificateSigningRequest(put(client, object, part, version).await?)
@@ -200,6 +202,7 @@ async fn delete(client: &Client, target: &Target) -> Result<(), Failure> {
         KindName::Node => of::<Node>(client, key).delete(name, &options).await,
         KindName::Namespace => of::<Namespace>(client, key).delete(name, &options).await,
         KindName::ConfigMap => of::<ConfigMap>(client, key).delete(name, &options).await,
+        KindName::ServiceAccount => of::<ServiceAccount>(client, key).delete(name, &options).await,
         KindName::Lease => of::<Lease>(client, key).delete(name, &options).await,
         KindName::CertificateSigningRequest => {
             of::<CertificateSigningRequest>(client, key).delete(name, &options).await
@@ -224,6 +227,7 @@ async fn exists(client: &Client, target: &Target) -> Result<bool, Failure> {
         KindName::Node => uid::<Node>(client, key).await?,
         KindName::Namespace => uid::<Namespace>(client, key).await?,
         KindName::ConfigMap => uid::<ConfigMap>(client, key).await?,
+        KindName::ServiceAccount => uid::<ServiceAccount>(client, key).await?,
         KindName::Lease => uid::<Lease>(client, key).await?,
         KindName::CertificateSigningRequest => uid::<CertificateSigningRequest>(client, key).await?,
         KindName::Secret => uid::<Secret>(client, key).await?,

@@ -15,6 +15,8 @@ pub mod object;
 mod pod_state;
 mod queue;
 pub mod replica_set;
+pub mod root_ca;
+pub mod service_account;
 pub mod table;
 pub mod view;
 
@@ -56,8 +58,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// The same, until `stop`.
 pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let settings = settings(&options)?;
+    let mut settings = settings(&options)?;
     let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
+    settings.root_ca.clone_from(&kubeconfig.ca_pem);
     let client = Client::connect(&kubeconfig).context("the controllers cannot begin")?;
     info!(server = client.server(), cluster_cidrs = ?options.cluster_cidrs, "controllers");
     let authority = options.authority.map(Authority::new);
@@ -85,7 +88,8 @@ fn settings(options: &Options) -> anyhow::Result<Settings> {
         );
         Ok(PodNetwork { cidr: *cidr, node_mask })
     });
-    Ok(Settings { pod_networks: pod_networks.collect::<anyhow::Result<_>>()?, signs: options.authority.is_some() })
+    let pod_networks = pod_networks.collect::<anyhow::Result<_>>()?;
+    Ok(Settings { pod_networks, signs: options.authority.is_some(), root_ca: String::new() })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use k8s_openapi::Metadata as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -67,6 +67,7 @@ pub enum KindName {
     Node,
     Namespace,
     ConfigMap,
+    ServiceAccount,
     Lease,
     CertificateSigningRequest,
     Secret,
@@ -83,6 +84,7 @@ pub enum Object {
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
     ConfigMap(Arc<ConfigMap>),
+    ServiceAccount(Arc<ServiceAccount>),
     Lease(Arc<Lease>),
     CertificateSigningRequest(Arc<CertificateSigningRequest>),
     Secret(Arc<Secret>),
@@ -116,6 +118,7 @@ impl KindName {
             ("v1", "Node") => Self::Node,
             ("v1", "Namespace") => Self::Namespace,
             ("v1", "ConfigMap") => Self::ConfigMap,
+            ("v1", "ServiceAccount") => Self::ServiceAccount,
             ("coordination.k8s.io/v1", "Lease") => Self::Lease,
             ("certificates.k8s.io/v1", "CertificateSigningRequest") => Self::CertificateSigningRequest,
             ("v1", "Secret") => Self::Secret,
@@ -150,6 +153,7 @@ impl Object {
             Self::Node(_) => KindName::Node,
             Self::Namespace(_) => KindName::Namespace,
             Self::ConfigMap(_) => KindName::ConfigMap,
+            Self::ServiceAccount(_) => KindName::ServiceAccount,
             Self::Lease(_) => KindName::Lease,
             Self::CertificateSigningRequest(_) => KindName::CertificateSigningRequest,
             Self::Secret(_) => KindName::Secret,
@@ -166,6 +170,7 @@ impl Object {
             Self::Node(object) => object.metadata(),
             Self::Namespace(object) => object.metadata(),
             Self::ConfigMap(object) => object.metadata(),
+            Self::ServiceAccount(object) => object.metadata(),
             Self::Lease(object) => object.metadata(),
             Self::CertificateSigningRequest(object) => object.metadata(),
             Self::Secret(object) => object.metadata(),

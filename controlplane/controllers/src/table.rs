@@ -7,7 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use crate::certificates::{approve, clean, sign};
 use crate::object::{Action, Key, KindName, Object};
 use crate::view::{View, controller, owners};
-use crate::{bootstrap, deployment, endpoint_slice, garbage, namespace, node_ipam, node_lifecycle, replica_set};
+use crate::{
+    bootstrap, deployment, endpoint_slice, garbage, namespace, node_ipam, node_lifecycle, replica_set, root_ca,
+    service_account,
+};
 
 /// One controller. All its functions are pure.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +29,7 @@ pub struct Controller {
 const SELDOM: Duration = Duration::from_secs(600);
 
 /// All of them.
-pub const CONTROLLERS: [Controller; 12] = [
+pub const CONTROLLERS: [Controller; 14] = [
     Controller {
         name: "deployment",
         reconcile: deployment::reconcile,
@@ -110,6 +113,20 @@ pub const CONTROLLERS: [Controller; 12] = [
         affected: affected_token,
         look_again: bootstrap::clean_again,
         resync: (KindName::Secret, SELDOM),
+    },
+    Controller {
+        name: "serviceaccount",
+        reconcile: service_account::reconcile,
+        affected: affected_accounts,
+        look_again: never,
+        resync: (KindName::Namespace, SELDOM),
+    },
+    Controller {
+        name: "root-ca-certificate-publisher",
+        reconcile: root_ca::reconcile,
+        affected: affected_certificates,
+        look_again: never,
+        resync: (KindName::Namespace, SELDOM),
     },
 ];
 
@@ -251,6 +268,27 @@ fn affected_namespace(view: &View, before: Option<&Object>, after: Option<&Objec
         }
         // Something new in a namespace that is being deleted.
         (None, Some(new)) => affected_namespace(view, Some(new), None),
+        _ => Vec::new(),
+    }
+}
+
+fn affected_accounts(_: &View, before: Option<&Object>, after: Option<&Object>) -> Vec<Key> {
+    let is_own = |object: &Object| matches!(object, Object::ServiceAccount(account) if account.metadata.name.as_deref() == Some(service_account::DEFAULT));
+    affected_content(before, after, is_own)
+}
+
+fn affected_certificates(_: &View, before: Option<&Object>, after: Option<&Object>) -> Vec<Key> {
+    let is_own = |object: &Object| matches!(object, Object::ConfigMap(map) if map.metadata.name.as_deref() == Some(root_ca::NAME));
+    affected_content(before, after, is_own)
+}
+
+/// The namespace that changed, or in which what each of them has did.
+fn affected_content(before: Option<&Object>, after: Option<&Object>, is_own: impl Fn(&Object) -> bool) -> Vec<Key> {
+    match (before, after) {
+        (_, Some(namespace @ Object::Namespace(_))) => vec![namespace.key()],
+        (Some(object), _) if is_own(object) => {
+            vec![Key::new(KindName::Namespace, "", object.metadata().namespace.as_deref().unwrap_or_default())]
+        }
         _ => Vec::new(),
     }
 }

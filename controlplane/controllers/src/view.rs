@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -27,6 +27,7 @@ pub struct View {
     pub nodes: Index<Node>,
     pub namespaces: Index<Namespace>,
     pub config_maps: Index<ConfigMap>,
+    pub service_accounts: Index<ServiceAccount>,
     pub leases: Index<Lease>,
     pub certificate_requests: Index<CertificateSigningRequest>,
     /// The bootstrap tokens among the Secrets.
@@ -42,6 +43,8 @@ pub struct Settings {
     pub pod_networks: Vec<PodNetwork>,
     /// Whether the key of the cluster's authority is at hand, to sign certificates with.
     pub signs: bool,
+    /// The certificate by which pods know the apiserver, in PEM; "" publishes none.
+    pub root_ca: String,
 }
 
 /// The pod network of one address family.
@@ -66,6 +69,7 @@ pub enum News {
     Node(Event<Node>),
     Namespace(Event<Namespace>),
     ConfigMap(Event<ConfigMap>),
+    ServiceAccount(Event<ServiceAccount>),
     Lease(Event<Lease>),
     CertificateSigningRequest(Event<CertificateSigningRequest>),
     Secret(Event<Secret>),
@@ -100,6 +104,7 @@ impl View {
             nodes: Index::default(),
             namespaces: Index::default(),
             config_maps: Index::default(),
+            service_accounts: Index::default(),
             leases: Index::default(),
             certificate_requests: Index::default(),
             tokens: Index::default(),
@@ -122,6 +127,7 @@ impl View {
             }
             News::Namespace(event) => self.namespaces.changes(event, Object::Namespace),
             News::ConfigMap(event) => self.config_maps.changes(event, Object::ConfigMap),
+            News::ServiceAccount(event) => self.service_accounts.changes(event, Object::ServiceAccount),
             News::Lease(event) => {
                 let changes = self.leases.changes(event, Object::Lease);
                 self.hear_leases(&changes, now);
@@ -149,6 +155,7 @@ impl View {
             }
             Object::Namespace(object) => self.namespaces.written(object, Object::Namespace),
             Object::ConfigMap(object) => self.config_maps.written(object, Object::ConfigMap),
+            Object::ServiceAccount(object) => self.service_accounts.written(object, Object::ServiceAccount),
             Object::Lease(object) => {
                 let changes = self.leases.written(object, Object::Lease);
                 self.hear_leases(&changes, now);
@@ -174,6 +181,7 @@ impl View {
             KindName::Node => self.nodes.ending(key, uid, now),
             KindName::Namespace => self.namespaces.ending(key, uid, now),
             KindName::ConfigMap => self.config_maps.ending(key, uid, now),
+            KindName::ServiceAccount => self.service_accounts.ending(key, uid, now),
             KindName::Lease => self.leases.ending(key, uid, now),
             KindName::CertificateSigningRequest => self.certificate_requests.ending(key, uid, now),
             KindName::Secret => self.tokens.ending(key, uid, now),
@@ -193,6 +201,7 @@ impl View {
             KindName::Node => self.nodes.get(namespace, name).cloned().map(Object::Node),
             KindName::Namespace => self.namespaces.get(namespace, name).cloned().map(Object::Namespace),
             KindName::ConfigMap => self.config_maps.get(namespace, name).cloned().map(Object::ConfigMap),
+            KindName::ServiceAccount => self.service_accounts.get(namespace, name).cloned().map(Object::ServiceAccount),
             KindName::Lease => self.leases.get(namespace, name).cloned().map(Object::Lease),
             KindName::CertificateSigningRequest => {
                 self.certificate_requests.get(namespace, name).cloned().map(Object::CertificateSigningRequest)
@@ -210,6 +219,9 @@ impl View {
         keys.extend(self.services.owned_keys(uid).map(|(ns, name)| Key::new(KindName::Service, ns, name)));
         keys.extend(self.endpoint_slices.owned_keys(uid).map(|(ns, name)| Key::new(KindName::EndpointSlice, ns, name)));
         keys.extend(self.config_maps.owned_keys(uid).map(|(ns, name)| Key::new(KindName::ConfigMap, ns, name)));
+        keys.extend(
+            self.service_accounts.owned_keys(uid).map(|(ns, name)| Key::new(KindName::ServiceAccount, ns, name)),
+        );
         keys.extend(self.leases.owned_keys(uid).map(|(ns, name)| Key::new(KindName::Lease, ns, name)));
         keys
     }
@@ -225,6 +237,9 @@ impl View {
         let slices = self.endpoint_slices.names_in(namespace);
         keys.extend(slices.map(|name| Key::new(KindName::EndpointSlice, namespace, name)));
         keys.extend(self.config_maps.names_in(namespace).map(|name| Key::new(KindName::ConfigMap, namespace, name)));
+        keys.extend(
+            self.service_accounts.names_in(namespace).map(|name| Key::new(KindName::ServiceAccount, namespace, name)),
+        );
         keys.extend(self.leases.names_in(namespace).map(|name| Key::new(KindName::Lease, namespace, name)));
         keys
     }
@@ -243,6 +258,7 @@ impl View {
             KindName::Node => all(&self.nodes, kind),
             KindName::Namespace => all(&self.namespaces, kind),
             KindName::ConfigMap => all(&self.config_maps, kind),
+            KindName::ServiceAccount => all(&self.service_accounts, kind),
             KindName::Lease => all(&self.leases, kind),
             KindName::CertificateSigningRequest => all(&self.certificate_requests, kind),
             KindName::Secret => all(&self.tokens, kind),

@@ -14,6 +14,18 @@ use serde_json::Value;
 /// Namespace of the nodes' leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
+/// What a token is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenFor<'a> {
+    pub namespace: &'a str,
+    pub account: &'a str,
+    /// The pod's name and uid.
+    pub pod: (&'a str, &'a str),
+    /// `None`: the apiserver itself.
+    pub audience: Option<&'a str>,
+    pub seconds: i64,
+}
+
 /// The part of the API that a kubelet uses.
 #[async_trait]
 pub trait Cluster: Send + Sync + 'static {
@@ -24,6 +36,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// Removes the object of a pod that has ended, at once; only this incarnation.
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Failure>;
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Failure>;
+    /// A token of a service account, bound to a pod.
+    async fn token(&self, request: &TokenFor<'_>) -> Result<String, Failure>;
 
     async fn node(&self, name: &str) -> Result<Option<Node>, Failure>;
     async fn create_node(&self, node: &Node) -> Result<Node, Failure>;

@@ -8,7 +8,7 @@ mod volume;
 
 pub use container::{ContainerWish, MountWish, PullPolicy};
 pub use probe::{Check, Hook, Probe, Probes};
-pub use volume::{ConfigFile, Volume, VolumeSource};
+pub use volume::{ConfigFile, Projection, Volume, VolumeSource};
 
 use crate::runtime::{Namespaces, PodKey};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -89,7 +89,7 @@ pub fn workload(pod: &Arc<Pod>, node_memory_bytes: i64) -> Workload {
     let init = init.map(|c| container::wish(c, spec, qos, node_memory_bytes, &mut problems)).collect();
     let containers = spec.containers.iter();
     let containers = containers.map(|c| container::wish(c, spec, qos, node_memory_bytes, &mut problems)).collect();
-    let volumes = spec.volumes.iter().flatten().map(|v| volume::read(v, &mut problems)).collect();
+    let volumes = spec.volumes.iter().flatten().map(|v| volume::read(pod, v, &mut problems)).collect();
     let host_network = spec.host_network.unwrap_or(false);
     Workload {
         hostname: if host_network { String::new() } else { hostname(spec, &key.name) },

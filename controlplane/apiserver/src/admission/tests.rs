@@ -411,3 +411,83 @@ fn a_claim_is_as_large_as_its_namespace_allows() {
         format!("{prefix}: maximum storage usage per PersistentVolumeClaim is 10Gi, but request is 11Gi")
     );
 }
+
+fn account(fields: Value) -> World {
+    let mut account = json!({"metadata": {"name": "default"}});
+    for (field, value) in fields.as_object().unwrap() {
+        account[field] = value.clone();
+    }
+    World::default().with("/registry/core/serviceaccounts/default/default", account)
+}
+
+fn running(mut spec: Value) -> Value {
+    spec["containers"] = json!([{"name": "a"}, {"name": "b", "volumeMounts": [
+        {"name": "own", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"},
+    ]}]);
+    spec["initContainers"] = json!([{"name": "i"}]);
+    let uid = "0a1b2c3d-0000-0000-0000-000000000000";
+    json!({"metadata": {"name": "web", "namespace": "default", "uid": uid}, "spec": spec})
+}
+
+#[test]
+fn a_pod_runs_as_an_account_with_its_token_and_pull_secrets() {
+    let world = account(json!({"imagePullSecrets": [{"name": "registry"}]}));
+    let made = world.create("ServiceAccount", PODS, running(json!({}))).unwrap();
+    let spec = &made["spec"];
+    assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+    assert_eq!(spec["imagePullSecrets"], json!([{"name": "registry"}]));
+    let mount = json!([{
+        "name": "kube-api-access-0a1b2", "readOnly": true,
+        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+    }]);
+    assert_eq!((&spec["containers"][0]["volumeMounts"], &spec["initContainers"][0]["volumeMounts"]), (&mount, &mount));
+    assert_eq!(spec["containers"][1]["volumeMounts"][0]["name"], "own", "something is there already");
+    let volume = &spec["volumes"][0];
+    assert_eq!(volume["name"], "kube-api-access-0a1b2");
+    let sources = &volume["projected"]["sources"];
+    assert_eq!(sources[0], json!({"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}));
+    assert_eq!(sources[1]["configMap"]["name"], "kube-root-ca.crt");
+    assert_eq!(sources[2]["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"], "metadata.namespace");
+    let own = running(json!({"imagePullSecrets": [{"name": "mine"}]}));
+    assert_eq!(
+        world.create("ServiceAccount", PODS, own.clone()).unwrap()["spec"]["imagePullSecrets"],
+        own["spec"]["imagePullSecrets"]
+    );
+}
+
+#[test]
+fn a_token_is_mounted_unless_the_pod_or_else_its_account_says_no() {
+    for (of_account, of_pod, expected) in [
+        (json!({}), json!({}), true),
+        (json!({"automountServiceAccountToken": false}), json!({}), false),
+        (json!({"automountServiceAccountToken": false}), json!({"automountServiceAccountToken": true}), true),
+        (json!({}), json!({"automountServiceAccountToken": false}), false),
+    ] {
+        let made = account(of_account).create("ServiceAccount", PODS, running(of_pod)).unwrap();
+        assert_eq!(made["spec"]["volumes"].is_array(), expected);
+    }
+}
+
+#[test]
+fn no_pod_runs_as_an_account_that_is_not_there_and_no_mirror_pod_as_any() {
+    assert_eq!(
+        account(json!({})).create("ServiceAccount", PODS, running(json!({"serviceAccountName": "robot"}))).unwrap_err(),
+        "pods \"web\" is forbidden: error looking up service account default/robot: serviceaccount \"robot\" not found"
+    );
+    let mirror = |spec: Value| {
+        let mut pod = running(spec);
+        pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        World::default().create("ServiceAccount", PODS, pod)
+    };
+    assert_eq!(mirror(json!({})).unwrap()["spec"].get("serviceAccountName"), None);
+    for (spec, why) in [
+        (json!({"serviceAccountName": "default"}), "a mirror pod may not reference service accounts"),
+        (json!({"volumes": [{"secret": {"secretName": "s"}}]}), "a mirror pod may not reference secrets"),
+        (
+            json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}),
+            "a mirror pod may not use ServiceAccountToken volume projections",
+        ),
+    ] {
+        assert_eq!(mirror(spec).unwrap_err(), format!("pods \"web\" is forbidden: {why}"));
+    }
+}

@@ -134,3 +134,19 @@ async fn the_levels_of_a_namespace_hold_over_both_protocols() {
     assert!(warning.contains("would violate PodSecurity"), "{warning}");
     make(&server, PODS, pod("p", "")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_run_as_accounts_once_that_is_asked_for() {
+    let enabled = AdmissionOptions { enable: vec!["ServiceAccount".into()], disable: Vec::new() };
+    let server = Server::secured(Security { admission: enabled, ..Security::default() }).await;
+    let why = "pods \"p\" is forbidden: error looking up service account default/default: serviceaccount \"default\" not \
+               found";
+    assert_eq!(refused(&server, PODS, &pod("p", "")).await, why);
+    assert_eq!(over_grpc(&server.admin(), &pod("p", "")).await.unwrap_err(), why);
+    let account = json!({"metadata": {"name": "default"}});
+    make(&server, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let made = make(&server, PODS, pod("p", "")).await;
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    let volume = made["spec"]["volumes"][0]["name"].as_str().unwrap();
+    assert_eq!(made["spec"]["containers"][0]["volumeMounts"][0]["name"], volume);
+}

@@ -5,6 +5,7 @@ mod certificates;
 mod deployments;
 mod garbage;
 mod model;
+mod namespaces;
 mod nodes;
 mod slices;
 mod views;

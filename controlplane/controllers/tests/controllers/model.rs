@@ -38,7 +38,8 @@ impl Model {
     pub(crate) fn with_networks(networks: &[(&str, u8)]) -> Self {
         let network =
             |(cidr, node_mask): &(&str, u8)| PodNetwork { cidr: cidr.parse().unwrap(), node_mask: *node_mask };
-        let settings = Settings { pod_networks: networks.iter().map(network).collect(), signs: true };
+        let pod_networks = networks.iter().map(network).collect();
+        let settings = Settings { pod_networks, signs: true, root_ca: "the certificate".into() };
         let now = "2026-11-20T07:00:00Z".parse().unwrap();
         Self {
             view: View::new(settings),
@@ -84,6 +85,7 @@ impl Model {
             Object::Node(object) => News::Node(gone(object)),
             Object::Namespace(object) => News::Namespace(gone(object)),
             Object::ConfigMap(object) => News::ConfigMap(gone(object)),
+            Object::ServiceAccount(object) => News::ServiceAccount(gone(object)),
             Object::Lease(object) => News::Lease(gone(object)),
             Object::CertificateSigningRequest(object) => News::CertificateSigningRequest(gone(object)),
             Object::Secret(object) => News::Secret(gone(object)),
@@ -285,6 +287,7 @@ fn value_of(object: &Object) -> Value {
         Object::Node(object) => serde_json::to_value(&**object),
         Object::Namespace(object) => serde_json::to_value(&**object),
         Object::ConfigMap(object) => serde_json::to_value(&**object),
+        Object::ServiceAccount(object) => serde_json::to_value(&**object),
         Object::Lease(object) => serde_json::to_value(&**object),
         Object::CertificateSigningRequest(object) => serde_json::to_value(&**object),
         Object::Secret(object) => serde_json::to_value(&**object),
@@ -302,6 +305,7 @@ fn typed(kind: KindName, value: Value) -> Object {
         KindName::Node => Object::Node(Arc::new(serde_json::from_value::<Node>(value).unwrap())),
         KindName::Namespace => Object::Namespace(Arc::new(serde_json::from_value::<Namespace>(value).unwrap())),
         KindName::ConfigMap => Object::ConfigMap(Arc::new(serde_json::from_value(value).unwrap())),
+        KindName::ServiceAccount => Object::ServiceAccount(Arc::new(serde_json::from_value(value).unwrap())),
         KindName::Lease => Object::Lease(Arc::new(serde_json::from_value(value).unwrap())),
         KindName::CertificateSigningRequest => {
             Object::CertificateSigningRequest(Arc::new(serde_json::from_value(value).unwrap()))

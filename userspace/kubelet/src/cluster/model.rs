@@ -1,6 +1,6 @@
 //! A control plane in memory: versions, preconditions, graceful deletion and a watch, for one node's kubelet.
 
-use super::Cluster;
+use super::{Cluster, TokenFor};
 use async_trait::async_trait;
 use diolkos_api::client::Event;
 use diolkos_api::status::{Failure, GroupResource};
@@ -30,6 +30,8 @@ struct World {
     revision: u64,
     pods: BTreeMap<(String, String), Pod>,
     config_maps: BTreeMap<(String, String), ConfigMap>,
+    /// Tokens given out so far.
+    tokens: u64,
     nodes: BTreeMap<String, Node>,
     leases: BTreeMap<String, Lease>,
     away: bool,
@@ -177,6 +179,19 @@ impl Cluster for ModelCluster {
 
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Failure> {
         Ok(self.call()?.config_maps.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    async fn token(&self, request: &TokenFor<'_>) -> Result<String, Failure> {
+        let mut world = self.call()?;
+        let (name, uid) = request.pod;
+        let key = (request.namespace.to_owned(), name.to_owned());
+        let known = world.pods.get(&key).is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid));
+        if !known {
+            return Err(Failure::not_found(GroupResource { group: "", resource: "pods" }, name));
+        }
+        world.tokens += 1;
+        let audience = request.audience.unwrap_or("apiserver");
+        Ok(format!("{} of {} for {audience}, {}", request.account, name, world.tokens))
     }
 
     async fn node(&self, name: &str) -> Result<Option<Node>, Failure> {

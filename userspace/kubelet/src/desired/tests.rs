@@ -29,7 +29,7 @@ fn requests_and_limits_become_kernel_limits_and_a_class() {
 fn what_the_kubelet_cannot_do_is_refused_whole_and_named() {
     let volume =
         read(pod(json!({"containers": [], "volumes": [{"name": "data", "nfs": {"server": "s", "path": "/"}}]})));
-    assert!(volume.refused.unwrap().contains("volume data: only emptyDir, configMap and hostPath"));
+    assert!(volume.refused.unwrap().contains("volume data: only emptyDir, configMap, hostPath and projected"));
     let container =
         json!({"name": "a", "image": "i", "volumeMounts": [{"name": "d", "mountPath": "/d", "subPath": "../x"}]});
     let outside = read(pod(json!({"containers": [container]})));

@@ -1,14 +1,19 @@
 //! Carrying out one action of a plan.
 
 use super::{Context, start};
-use crate::desired::{Hook, Probe, VolumeSource, Workload};
+use crate::cluster::TokenFor;
+use crate::desired::{Hook, Probe, Projection, Volume, VolumeSource, Workload};
 use crate::host::{self, ConfigMapFiles};
 use crate::observed::ObservedPod;
 use crate::plan::Action;
 use crate::probe;
 use crate::runtime;
 use futures::future::join_all;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A token is replaced after this share of its time, and after a day at most.
+const TOKEN_SHARE: f64 = 0.8;
+const TOKEN_MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why an action failed: one word for the pod's status, and the whole story.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +87,7 @@ pub(super) async fn execute(
     }
 }
 
-/// Rotates logs beyond their limit, and brings ConfigMap volumes up to date.
+/// Rotates logs beyond their limit, and brings ConfigMap and projected volumes up to date.
 pub(super) async fn keep_up(context: &Context, workload: &Workload, seen: &ObservedPod) -> Result<(), Fault> {
     let failed = |error: host::Error| Fault::new("FailedUpkeep", error);
     for run in seen.containers.iter().filter(|run| run.running()) {
@@ -106,12 +111,74 @@ pub(super) async fn prepare_volumes(context: &Context, workload: &Workload) -> R
                 let map = found.map_err(|failure| Fault::new("FailedMount", failure))?;
                 host::config_map_files(map.as_ref(), name, *optional, items, *mode).map_err(failed)?
             }
+            VolumeSource::Projected { sources, mode } => projected(context, workload, volume, sources, *mode).await?,
             _ => ConfigMapFiles::new(),
         };
         let (host, key, wanted) = (context.host.clone(), workload.key.clone(), volume.clone());
         blocking(move || host.prepare_volume(&key, &wanted, &files)).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// The files of a projected volume.
+async fn projected(
+    context: &Context,
+    workload: &Workload,
+    volume: &Volume,
+    sources: &[Projection],
+    mode: u32,
+) -> Result<ConfigMapFiles, Fault> {
+    let failed = |error: host::Error| Fault::new("FailedMount", format!("volume {}: {error}", volume.name));
+    let mut files = ConfigMapFiles::new();
+    for source in sources {
+        match source {
+            Projection::ConfigMap { name, optional, items } => {
+                let found = context.cluster.config_map(&workload.key.namespace, name).await;
+                let map = found.map_err(|failure| Fault::new("FailedMount", failure))?;
+                files.extend(host::config_map_files(map.as_ref(), name, *optional, items, mode).map_err(failed)?);
+            }
+            Projection::Field { path, text, mode: own } => {
+                files.insert(path.clone(), (text.clone().into_bytes(), own.unwrap_or(mode)));
+            }
+            Projection::Token { audience, seconds, path } => {
+                let token = token(context, workload, volume, audience.as_deref(), *seconds, path).await?;
+                files.insert(path.clone(), (token, mode));
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The token that is there while it is young, otherwise a new one. Its file says how old it is, also to the next kubelet.
+async fn token(
+    context: &Context,
+    workload: &Workload,
+    volume: &Volume,
+    audience: Option<&str>,
+    seconds: i64,
+    path: &str,
+) -> Result<Vec<u8>, Fault> {
+    let fresh = Duration::from_secs(seconds.unsigned_abs()).mul_f64(TOKEN_SHARE).min(TOKEN_MOST);
+    let (host, key, own, file) = (context.host.clone(), workload.key.clone(), volume.clone(), path.to_owned());
+    let present = blocking(move || Ok(host.volume_file(&key, &own, &file))).await;
+    let present = present.map_err(|error| Fault::new("FailedMount", format!("volume {}: {error}", volume.name)))?;
+    let young = |written: &SystemTime| written.elapsed().is_ok_and(|age| age < fresh);
+    if let Some((token, _)) = present.filter(|(_, written)| young(written)) {
+        return Ok(token);
+    }
+    let account = workload.pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+    let request = TokenFor {
+        namespace: &workload.key.namespace,
+        account,
+        pod: (&workload.key.name, &workload.key.uid),
+        audience,
+        seconds,
+    };
+    let token = context.cluster.token(&request).await;
+    let token = token.map_err(|failure| {
+        Fault::new("FailedMount", format!("volume {}: no token of {account:?}: {failure}", volume.name))
+    })?;
+    Ok(token.into_bytes())
 }
 
 /// Runs work on the disk beside the async tasks.

@@ -187,8 +187,9 @@ async fn mounts(
         let (host, base, sub) =
             (context.host.clone(), context.host.volume_path(&workload.key, volume), mount.sub_path.clone());
         let path: PathBuf = blocking(move || host.resolve_sub_path(&base, &sub)).await?;
-        // What a ConfigMap holds is not the container's to change.
-        let read_only = mount.read_only || matches!(volume.source, VolumeSource::ConfigMap { .. });
+        // What the cluster put there is not the container's to change.
+        let given = matches!(volume.source, VolumeSource::ConfigMap { .. } | VolumeSource::Projected { .. });
+        let read_only = mount.read_only || given;
         let host_path = path.to_string_lossy().into_owned();
         mounts.push(Mount { host_path, container_path: mount.path.clone(), read_only });
     }

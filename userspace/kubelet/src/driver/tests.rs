@@ -315,7 +315,7 @@ async fn a_pod_that_asks_too_much_says_so_and_starts_nothing() {
     world.cluster.create_pod(pod(json!({"volumes": volumes}), &["sleep", "1"]));
     world.run(3).await;
     assert_eq!((world.phase().as_str(), world.waiting_reason().as_str()), ("Pending", "CreateContainerConfigError"));
-    assert!(world.status().message.unwrap().contains("only emptyDir, configMap and hostPath"));
+    assert!(world.status().message.unwrap().contains("only emptyDir, configMap, hostPath and projected"));
     assert!(world.model.list_sandboxes().await.unwrap().is_empty());
     world.cluster.request_deletion("default", "web", world.model.now(), 0);
     world.until("gone", |world| world.cluster.pod("default", "web").is_none()).await;
@@ -332,6 +332,43 @@ async fn a_missing_config_map_holds_the_pod_until_it_is_there() {
     let map = serde_json::from_value(json!({"data": {"a": "1"}})).unwrap();
     world.cluster.add_config_map("default", "conf", map);
     world.until("running", |world| world.phase() == "Running").await;
+}
+
+#[tokio::test]
+async fn a_token_is_kept_while_it_is_young_and_replaced_before_it_ends() {
+    let mut world = World::new();
+    let sources = json!([
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+        {"configMap": {"name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+    ]);
+    let volumes = json!([{"name": "access", "projected": {"sources": sources}}]);
+    let certificate = |text: &str| serde_json::from_value(json!({"data": {"ca.crt": text}})).unwrap();
+    world.cluster.add_config_map("default", "ca", certificate("old"));
+    let extra = json!({"volumes": volumes, "serviceAccountName": "robot"});
+    let uid = world.cluster.create_pod(pod(extra, &["sh", "-c", OBEDIENT]));
+    world.until("running", |world| world.phase() == "Running").await;
+    let directory = world.directory.path().join("kubelet/pods").join(uid).join("volumes/access");
+    let read = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+    assert_eq!(read("token"), "robot of web for apiserver, 1");
+    assert_eq!((read("ca.crt").as_str(), read("namespace").as_str()), ("old", "default"));
+
+    // What changes beside it makes a token no younger.
+    let age = |seconds: u64| {
+        let then = std::time::SystemTime::now() - Duration::from_secs(seconds);
+        std::fs::File::options().write(true).open(directory.join("token")).unwrap().set_modified(then).unwrap();
+    };
+    age(2000);
+    world.cluster.add_config_map("default", "ca", certificate("new"));
+    world.until("the certificate is new", |_| read("ca.crt") == "new").await;
+    assert_eq!(read("token"), "robot of web for apiserver, 1");
+    let written = std::fs::metadata(directory.join("token")).unwrap().modified().unwrap();
+    assert!(written.elapsed().unwrap() >= Duration::from_secs(2000));
+    world.restart();
+    world.run(5).await;
+    assert_eq!(read("token"), "robot of web for apiserver, 1", "the next kubelet keeps it");
+    age(3000);
+    world.until("the token is new", |_| read("token") == "robot of web for apiserver, 2").await;
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// Files of a ConfigMap volume by their path in it: content and mode.
+/// Files of a ConfigMap or projected volume by their path in it: content and mode.
 pub type ConfigMapFiles = BTreeMap<String, (Vec<u8>, u32)>;
 
 impl Host {
@@ -22,15 +23,22 @@ impl Host {
         }
     }
 
-    /// Makes a volume ready, again and again with the same result. `files` is the content of a ConfigMap volume.
+    /// Makes a volume ready, again and again with the same result. `files` is the content of a ConfigMap or projected volume.
     pub fn prepare_volume(&self, pod: &PodKey, volume: &Volume, files: &ConfigMapFiles) -> Result<(), Error> {
         let path = self.volume_path(pod, volume);
         match &volume.source {
             VolumeSource::EmptyDir { memory, limit_bytes } => empty_dir(&path, *memory, *limit_bytes),
-            VolumeSource::ConfigMap { .. } => write_files(&path, files),
+            VolumeSource::ConfigMap { .. } | VolumeSource::Projected { .. } => write_files(&path, files),
             VolumeSource::HostPath { path, kind } => host_path(path, kind),
             VolumeSource::Unsupported => Err(Error::Config(format!("volume {} is not supported", volume.name))),
         }
+    }
+
+    /// A file of a volume that was written before, and since when it is there; `None` when it is not.
+    pub fn volume_file(&self, pod: &PodKey, volume: &Volume, path: &str) -> Option<(Vec<u8>, SystemTime)> {
+        let file = self.volume_path(pod, volume).join(path);
+        let written = std::fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
+        Some((std::fs::read(&file).ok()?, written))
     }
 
     /// The path of a part of a volume, links followed; a part that lies outside of the volume is refused. A directory
@@ -130,7 +138,7 @@ fn host_path(path: &str, kind: &str) -> Result<(), Error> {
 }
 
 /// Writes the files in a new directory and turns the link `..data` to it in one step: a reader sees all files old or
-/// all files new. Each file is a link through `..data`.
+/// all files new. Each file is a link through `..data`; one that stays as it was keeps its time.
 fn write_files(volume: &Path, files: &ConfigMapFiles) -> Result<(), Error> {
     make_directory(volume)?;
     let data = volume.join("..data");
@@ -148,6 +156,9 @@ fn write_files(volume: &Path, files: &ConfigMapFiles) -> Result<(), Error> {
         file.parent().map_or(Ok(()), make_directory)?;
         std::fs::write(&file, bytes).map_err(failed("write", &file))?;
         std::fs::set_permissions(&file, PermissionsExt::from_mode(*mode)).map_err(failed("set the mode of", &file))?;
+        if let Some(old) = &old {
+            keep_time(&volume.join(old).join(path), &file, bytes).map_err(failed("set the time of", &file))?;
+        }
     }
     let next = volume.join("..data_next");
     let _ = std::fs::remove_file(&next);
@@ -175,6 +186,15 @@ fn link_entries(volume: &Path, files: &ConfigMapFiles) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn keep_time(old: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
+    match (std::fs::read(old), std::fs::metadata(old).and_then(|meta| meta.modified())) {
+        (Ok(before), Ok(written)) if before == bytes => {
+            std::fs::File::options().write(true).open(new)?.set_modified(written)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn same_files(directory: &Path, files: &ConfigMapFiles) -> bool {

@@ -16,6 +16,8 @@ pub(super) const OURS: &[&str] = &[
     "namespace-controller",
     "node-controller",
     "replicaset-controller",
+    "root-ca-cert-publisher",
+    "service-account-controller",
 ];
 
 pub(super) const ROLES: &[Role] = &[
