@@ -7,6 +7,7 @@ mod create;
 mod delete;
 mod evict;
 mod list;
+mod notice;
 mod options;
 mod patch;
 mod review;

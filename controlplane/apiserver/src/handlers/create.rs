@@ -95,6 +95,7 @@ impl Handlers {
             }
             if let Some(revision) = self.insert(&target, &mut object, namespace.clone()).await? {
                 set_version(&mut object, revision);
+                self.notice(&target, &object).await;
                 return target.serve(reply(&object, revision, warnings));
             }
         }

@@ -204,6 +204,11 @@ async fn writers_and_readers_are_warned() {
         (made.code.as_u16(), &made.headers["warning"]),
         (201, &"299 - \"NetworkPolicy is not enforced\"".parse().unwrap())
     );
+    // Whoever comes later finds an event.
+    let events = rest.get("/api/v1/namespaces/default/events").await.json();
+    let event = &events["items"][0];
+    assert_eq!((&event["reason"], &event["type"]), (&json!("NotEnforced"), &json!("Warning")), "{events}");
+    assert_eq!(event["involvedObject"]["uid"], made.json()["metadata"]["uid"]);
     let listed = rest.get("/api/v1/endpoints").await;
     assert_eq!(
         listed.headers["warning"],

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, pod};
+use crate::harness::{Server, eventually, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -51,6 +51,33 @@ async fn a_node_writes_only_what_is_its_own() {
     assert_eq!(kubelet.get("/api/v1/pods").await.code, 403);
     assert_eq!(kubelet.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2").await.code, 403);
     assert_eq!(kubelet.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_says_itself_whose_it_is() {
+    let server = Server::start().await;
+    let admin = server.admin_rest();
+    let mut web = pod("web", "n1");
+    web["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "mine"}}]);
+    assert_eq!(admin.post(PODS, &web).await.code, 201);
+    // Whoever writes claims can name any volume in them.
+    let claim = json!({"metadata": {"name": "mine"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "volumeName": "theirs", "resources": {"requests": {"storage": "1Gi"}},
+    }});
+    let made = admin.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim).await;
+    assert_eq!(made.code, 201, "{}", made.json());
+    for (name, namespace, claim) in [("theirs", "kube-system", "secret"), ("own", "default", "mine")] {
+        let volume = json!({"metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/data"},
+            "claimRef": {"namespace": namespace, "name": claim},
+        }});
+        let made = admin.post("/api/v1/persistentvolumes", &volume).await;
+        assert_eq!(made.code, 201, "{}", made.json());
+    }
+    let kubelet = server.rest("system:node:n1", &["system:nodes"]);
+    eventually("the node reads its volume", async || kubelet.get("/api/v1/persistentvolumes/own").await.code == 200)
+        .await;
+    assert_eq!(kubelet.get("/api/v1/persistentvolumes/theirs").await.code, 403);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ fn every_namespace_has_an_account_and_the_clusters_certificate() {
     namespace(&mut model, "shop");
     model.settle(ALL);
     let account = Key::new(KindName::ServiceAccount, "shop", "default");
-    assert_eq!(model.view.keys(KindName::ServiceAccount), [account.clone()]);
+    assert_eq!(model.view.keys(KindName::ServiceAccount), std::slice::from_ref(&account));
     let map = model.view.config_maps.get("shop", "kube-root-ca.crt").unwrap().clone();
     assert_eq!(map.data.as_ref().unwrap()["ca.crt"], "the certificate");
 

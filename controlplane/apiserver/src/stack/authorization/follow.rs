@@ -29,7 +29,7 @@ const SOURCES: [(&str, Source); 6] = [
     ("/registry/rbac.authorization.k8s.io/clusterrolebindings/", Source::Bindings),
     ("/registry/rbac.authorization.k8s.io/rolebindings/", Source::Bindings),
     ("/registry/core/pods/", Source::Graph(node::Source::Pods)),
-    ("/registry/core/persistentvolumeclaims/", Source::Graph(node::Source::Claims)),
+    (node::VOLUMES, Source::Graph(node::Source::Volumes)),
 ];
 
 /// One open watch for each source.

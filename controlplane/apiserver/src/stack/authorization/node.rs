@@ -14,11 +14,14 @@ pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 /// Marks a pod that a node runs by itself and only shows to the apiserver.
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Where the volumes are.
+pub(super) const VOLUMES: &str = "/registry/core/persistentvolumes/";
+
 /// What the graph is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Pods,
-    Claims,
+    Volumes,
 }
 
 /// What a pod needs of its namespace.
@@ -37,8 +40,8 @@ pub(super) struct Needs {
 #[derive(Debug)]
 pub(super) enum Parsed {
     Pod(Option<Box<Needs>>),
-    /// The volume that a claim has.
-    Claim(Option<(String, String, String)>),
+    /// Namespace and name of the claim that a volume is bound to.
+    Volume(Option<(String, String)>),
 }
 
 /// Which node may see what.
@@ -47,9 +50,8 @@ pub(crate) struct Graph {
     /// By node, then by storage key of the pod.
     pods: HashMap<String, BTreeMap<String, Needs>>,
     node_of: BTreeMap<String, String>,
-    /// Volume to the claim that has it, and the claim's storage key to the volume.
-    volumes: HashMap<String, (String, String)>,
-    claim_volumes: BTreeMap<String, String>,
+    /// By storage key of the volume, the claim that it says it is bound to: what a claim says of itself proves nothing.
+    volumes: BTreeMap<String, (String, String)>,
 }
 
 impl Graph {
@@ -60,11 +62,8 @@ impl Graph {
                 self.node_of.insert(key.to_owned(), needs.node.clone());
                 self.pods.entry(needs.node.clone()).or_default().insert(key.to_owned(), *needs);
             }
-            Parsed::Claim(Some((namespace, name, volume))) => {
-                self.claim_volumes.insert(key.to_owned(), volume.clone());
-                self.volumes.insert(volume, (namespace, name));
-            }
-            Parsed::Pod(None) | Parsed::Claim(None) => {}
+            Parsed::Volume(Some(claim)) => drop(self.volumes.insert(key.to_owned(), claim)),
+            Parsed::Pod(None) | Parsed::Volume(None) => {}
         }
     }
 
@@ -79,18 +78,14 @@ impl Graph {
                     }
                 }
             }
-            Source::Claims => {
-                if let Some(volume) = self.claim_volumes.remove(key) {
-                    self.volumes.remove(&volume);
-                }
-            }
+            Source::Volumes => drop(self.volumes.remove(key)),
         }
     }
 
     pub(super) fn keys(&self, source: Source) -> Vec<String> {
         match source {
             Source::Pods => self.node_of.keys().cloned().collect(),
-            Source::Claims => self.claim_volumes.keys().cloned().collect(),
+            Source::Volumes => self.volumes.keys().cloned().collect(),
         }
     }
 
@@ -110,7 +105,7 @@ impl Graph {
             "pods" => self.any(node, namespace, |needs| needs.name == name),
             "persistentvolumes" => self
                 .volumes
-                .get(name)
+                .get(&format!("{VOLUMES}{name}"))
                 .is_some_and(|(namespace, claim)| self.any(node, namespace, |needs| needs.claims.contains(claim))),
             _ => false,
         }
@@ -121,10 +116,11 @@ impl Graph {
 pub(super) fn parse(source: Source, object: &Object) -> Parsed {
     let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
     match source {
-        Source::Claims => {
-            let claim: Value = serde_json::from_slice(&object.bytes).unwrap_or(Value::Null);
-            let volume = text(&claim["spec"]["volumeName"]);
-            Parsed::Claim((!volume.is_empty()).then_some((namespace, name, volume)))
+        Source::Volumes => {
+            let volume: Value = serde_json::from_slice(&object.bytes).unwrap_or(Value::Null);
+            let claim = &volume["spec"]["claimRef"];
+            let (namespace, name) = (text(&claim["namespace"]), text(&claim["name"]));
+            Parsed::Volume((!name.is_empty()).then_some((namespace, name)))
         }
         Source::Pods => {
             // Most changes of pods that wait for a node end here.
