@@ -16,7 +16,7 @@ pub(crate) use binary::Binary;
 /// A suite: its test binaries, and how they have to run.
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
-    /// Binaries of diolkos-tests; none for `unit`, which is every other crate.
+    /// Binaries of diolkos-tests and diolkos-clients; none for `unit`, which is every other crate.
     binaries: &'static [&'static str],
     /// Creates namespaces, loads programs or starts servers: root, and one test at a time.
     system: bool,
@@ -28,7 +28,7 @@ pub(crate) const SUITES: [Suite; 9] = [
     Suite { name: "unit", binaries: &[], system: false, budget: 180 },
     Suite { name: "kernel", binaries: &["kernel"], system: true, budget: 90 },
     Suite { name: kernels::SUITE, binaries: &[kernels::SUITE], system: false, budget: 150 },
-    Suite { name: "store", binaries: &["store"], system: true, budget: 60 },
+    Suite { name: "store", binaries: &["store", "kube_rs"], system: true, budget: 60 },
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 180 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
     Suite { name: "up", binaries: &["up"], system: true, budget: 120 },
@@ -90,7 +90,7 @@ pub(crate) fn run_suite(suite: &Suite, binaries: &[Binary], only: Option<&[Strin
     }
     for name in suite.binaries {
         if !binaries.iter().any(|binary| binary.suite == suite.name && binary.name == *name) {
-            return Err(format!("there is no test binary tests/tests/{name}.rs"));
+            return Err(format!("there is no test binary {name}.rs in tests/tests or tests/clients/tests"));
         }
     }
     let mut outcomes = Vec::new();

@@ -12,6 +12,11 @@ use crate::build;
 use crate::workspace::{cargo, describe};
 
 const INTEGRATION: &str = "diolkos-tests";
+/// More of them, with dependencies that the others do without.
+const CLIENTS: &str = "diolkos-clients";
+/// Cargo builds dependencies again for another selection that asks for other features of them: with these two it asks
+/// for those of the whole workspace.
+const PACKAGES: [&str; 4] = ["--package", INTEGRATION, "--package", CLIENTS];
 /// Benchmarks of user-space code.
 const OPTIMIZED_BENCHES: [&str; 1] = ["programming"];
 
@@ -49,7 +54,7 @@ impl Binary {
         if OPTIMIZED_BENCHES.contains(&name) {
             command.arg("--profile=release").args(build::released());
         } else {
-            command.args(["--profile=dev", "--package", INTEGRATION]);
+            command.arg("--profile=dev").args(PACKAGES);
         }
         let messages = compile(&mut command)?;
         let executable = messages.iter().find_map(|message| message["executable"].as_str());
@@ -59,7 +64,7 @@ impl Binary {
     /// Compiles one test binary of diolkos-tests, and returns its executable.
     pub(crate) fn build_test(name: &str) -> Result<PathBuf> {
         let mut command = cargo();
-        command.args(["test", "--locked", "--no-run", "--package", INTEGRATION, "--test", name]);
+        command.args(["test", "--locked", "--no-run", "--test", name]).args(PACKAGES);
         let messages = compile(&mut command)?;
         let executable = messages.iter().find_map(|message| message["executable"].as_str());
         executable.map(PathBuf::from).ok_or_else(|| format!("cargo built no executable for the tests {name}"))
@@ -76,7 +81,7 @@ impl Binary {
         let mut binary = Self::read(message, suite.name)?;
         let package = package(message)?;
         let integration = message["target"]["kind"][0] == "test";
-        if package == INTEGRATION && integration {
+        if [INTEGRATION, CLIENTS].contains(&package) && integration {
             return suite.binaries.contains(&binary.name.as_str()).then_some(binary);
         }
         if integration {

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::workspace::{cargo, output};
 
 /// What each crate of ours may name as a dependency, of ours. Tests may name more (dev-dependencies).
-const DIRECTION: [(&str, &[&str]); 15] = [
+const DIRECTION: [(&str, &[&str]); 16] = [
     ("xtask", &[]),
     ("diolkos-abi", &[]),
     ("diolkos-datapath", &["diolkos-abi"]),
@@ -36,6 +36,7 @@ const DIRECTION: [(&str, &[&str]); 15] = [
         ],
     ),
     ("diolkos-tests", &[]),
+    ("diolkos-clients", &[]),
 ];
 
 /// Dependencies that a crate may have at all, for those that have to stay small.
