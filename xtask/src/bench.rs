@@ -22,11 +22,17 @@ pub(crate) struct Arguments {
     /// Bring what is missing without asking
     #[arg(long)]
     yes: bool,
+    /// What the benchmark itself takes, after `--`, for one benchmark
+    #[arg(last = true, value_name = "FLAG")]
+    flags: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json.is_some() && arguments.names.len() > 1 {
         return Err("--json takes one benchmark at a time".into());
+    }
+    if !arguments.flags.is_empty() && arguments.names.len() > 1 {
+        return Err("flags after -- are those of one benchmark".into());
     }
     for name in &arguments.names {
         let source = root().join("tests/benches").join(format!("{name}.rs"));
@@ -41,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             None => target().join("results").join(format!("bench-{name}.json")),
         };
         std::fs::create_dir_all(target().join("results")).map_err(|e| format!("cannot create target/results: {e}"))?;
-        pass_through(&mut command(&Binary::build_bench(name)?, &file)?)?;
+        pass_through(command(&Binary::build_bench(name)?, &file)?.args(&arguments.flags))?;
         check(name, &file)?;
         eprintln!("bench {name}: {}, and .md and .svg beside it", file.display());
     }

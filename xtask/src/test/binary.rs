@@ -17,8 +17,8 @@ const CLIENTS: &str = "diolkos-clients";
 /// Cargo builds dependencies again for another selection that asks for other features of them: with these two it asks
 /// for those of the whole workspace.
 const PACKAGES: [&str; 4] = ["--package", INTEGRATION, "--package", CLIENTS];
-/// Benchmarks of user-space code.
-const OPTIMIZED_BENCHES: [&str; 1] = ["programming"];
+/// Benchmarks of user-space code, or with clients that must not be what limits.
+const OPTIMIZED_BENCHES: [&str; 2] = ["control-plane", "programming"];
 
 /// One executable of libtest.
 #[derive(Debug)]
