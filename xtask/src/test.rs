@@ -31,7 +31,7 @@ pub(crate) const SUITES: [Suite; 9] = [
     Suite { name: "store", binaries: &["store", "kube_rs"], system: true, budget: 60 },
     Suite { name: "netns", binaries: &["netns", "pods"], system: true, budget: 180 },
     Suite { name: "kubectl", binaries: &["kubectl"], system: true, budget: 90 },
-    Suite { name: "up", binaries: &["up"], system: true, budget: 120 },
+    Suite { name: "up", binaries: &["up"], system: true, budget: 150 },
     Suite { name: "cri", binaries: &["cri"], system: true, budget: 90 },
     Suite { name: "e2e", binaries: &["harness", "e2e"], system: true, budget: 540 },
 ];

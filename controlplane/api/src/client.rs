@@ -23,7 +23,7 @@ use crate::wire;
 
 pub use follow::{Event, Piece, follow, follow_each};
 use renew::Current;
-pub use renew::connect_file;
+pub use renew::{FileError, connect_file};
 pub use wire::patch_request::Type as PatchKind;
 
 /// A connection to an apiserver: made when it is first needed, and again when it broke. Clones share it.

@@ -1,5 +1,8 @@
 //! kubectl's configuration files: where the server is, whom to trust and who we are.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -43,6 +46,17 @@ impl Kubeconfig {
     /// Reads a text in which everything is inline (`*-data`).
     pub fn from_yaml(text: &str) -> Result<Self, KubeconfigError> {
         parse(text, |file| Err(content(format!("names the file {file}, but was not read from a file itself"))))
+    }
+
+    /// Writes it to a file of mode 0600, replacing what is there in one step.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(self.to_yaml().as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
     }
 
     /// A file that kubectl takes, with everything inline.

@@ -38,7 +38,7 @@ use encryption::{Encrypted, EncryptionConfig};
 use handlers::{Handlers, Turns};
 use metrics::Metrics;
 use pki::Pki;
-use serve::{Shutdown, Stop};
+use serve::{Served, Shutdown, Stop};
 use stack::{Audit, Authenticator, Authorizer, Layers, Limits, Users};
 use tokens::Tokens;
 
@@ -66,6 +66,8 @@ pub struct Options {
     /// The ranges of ClusterIPs: one for each address family, the cluster's first family first.
     pub service_cidrs: Vec<IpNetwork>,
     pub security: Security,
+    /// How long the certificates that it makes are valid; they are renewed in the last third of that.
+    pub certificate_validity: Duration,
 }
 
 /// Whom a server lets in.
@@ -173,7 +175,8 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         names.push(options.listen.ip().to_string());
     }
     names.extend(options.names);
-    let pki = Pki::open(&options.cert_dir, &names).context("cannot use the certificates")?;
+    let validity = options.certificate_validity;
+    let pki = Pki::open_for(&options.cert_dir, &names, validity).context("cannot use the certificates")?;
     let server = SocketAddr::new(options.advertise_address, options.listen.port());
     let kubeconfig = pki.ensure_admin_kubeconfig(&format!("https://{server}"))?;
     let store = open(options.store, &pki).await?;
@@ -184,15 +187,37 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         cache: cache::Limits::default(),
         security: options.security,
     };
-    let running = serve_with(store, &pki, settings).await?;
+    let mut running = serve_with(store, &pki, settings).await?;
+    running.tasks.push(tokio::spawn(renew(options.cert_dir, validity, running.stop.shutdown())));
     tracing::info!(address = %running.address(), kubeconfig = %kubeconfig.display(), "serving");
     Ok(running)
+}
+
+/// Renews the certificates of a directory in time, until the shutdown.
+async fn renew(dir: PathBuf, validity: Duration, shutdown: Shutdown) {
+    let looks = async {
+        loop {
+            tokio::time::sleep(pki::look_every(validity)).await;
+            let dir = dir.clone();
+            // It waits for other processes that use the directory.
+            match tokio::task::spawn_blocking(move || Pki::renew(&dir, validity)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(cause)) => tracing::error!(%cause, "the certificates cannot be renewed; trying again"),
+                Err(cause) => tracing::error!(%cause, "the renewal of the certificates failed; trying again"),
+            }
+        }
+    };
+    tokio::select! {
+        () = looks => {}
+        () = shutdown.begun() => {}
+    }
 }
 
 /// Serves a store. Returns when the port is open, the cache filled and the cluster's own objects are there.
 pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) -> anyhow::Result<Running> {
     let addresses = service_addresses(&settings.service_cidrs, settings.advertise_address)?;
-    let tls = serve::tls_config(pki.ca_pem(), pki.apiserver())?;
+    let served = Served::new(pki.apiserver())?;
+    let tls = serve::tls_config(pki.ca_pem(), served.clone())?;
     let listener =
         TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = listener.local_addr()?;
@@ -246,6 +271,12 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     let tasks = vec![
         tokio::spawn(serve::serve(listener, tls, router, shutdown.clone())),
         tokio::spawn(follower.run(shutdown.clone())),
+        tokio::spawn(served.follow(
+            pki.path("apiserver.crt"),
+            pki.path("apiserver.key"),
+            pki.apiserver().clone(),
+            shutdown.clone(),
+        )),
         tokio::spawn(handlers.admission.clone().keep(handlers.clone(), shutdown.clone())),
         tokio::spawn(bootstrap::keep(handlers, advertised, shutdown)),
     ];
@@ -308,6 +339,7 @@ mod tests {
             }),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             security: Security::default(),
+            certificate_validity: pki::LEAF_LIFETIME,
         };
         let stopped = run_until(options, tokio::time::sleep(Duration::from_millis(500)));
         tokio::time::timeout(STORE_PATIENCE / 2, stopped).await.expect("it stops at once").unwrap();

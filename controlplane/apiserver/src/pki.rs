@@ -2,9 +2,11 @@
 //! kubeconfig files that carry it.
 //!
 //! Identity is the subject of a client certificate, as in Kubernetes: CN is the user, each O a group. What is missing
-//! in the directory is made, what is there is checked and used; nothing is renewed or replaced in silence.
+//! in the directory is made, what is there is checked and used. What the authorities have signed is renewed in time, and the
+//! log says so; the authorities themselves are not.
 
 mod files;
+mod renew;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,11 +20,12 @@ use rcgen::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 pub use files::{make_private_dir, write_private};
+pub use renew::Life;
 
 /// How long an authority is valid.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How long what it signs is valid.
-const LEAF_LIFETIME: Duration = Duration::from_secs(3 * 365 * 24 * 3600);
+/// How long what it signs is valid, unless somebody says otherwise.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(3 * 365 * 24 * 3600);
 /// Certificates are valid from a little earlier, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
@@ -97,6 +100,8 @@ pub struct Pki {
 }
 
 struct Authority {
+    /// How long what it signs is valid.
+    lifetime: Duration,
     cert_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -105,12 +110,17 @@ impl Pki {
     /// Opens `dir` and makes what is missing there. `names` are the DNS names and addresses of the apiserver and of
     /// etcd, besides the well-known ones.
     pub fn open(dir: &Path, names: &[String]) -> Result<Pki, PkiError> {
+        Self::open_for(dir, names, LEAF_LIFETIME)
+    }
+
+    /// The same, with another lifetime of what is signed from now on. What is due is renewed.
+    pub fn open_for(dir: &Path, names: &[String], lifetime: Duration) -> Result<Pki, PkiError> {
         make_private_dir(&dir.join("etcd"))?;
         let _lock = files::lock(dir)?;
         let all_names: Vec<String> =
             SERVER_NAMES.iter().map(|n| (*n).to_owned()).chain(names.iter().cloned()).collect();
-        let cluster = authority(dir, "ca", "diolkos-ca")?;
-        let etcd = authority(dir, "etcd/ca", "diolkos-etcd-ca")?;
+        let cluster = authority(dir, "ca", "diolkos-ca", lifetime)?;
+        let etcd = authority(dir, "etcd/ca", "diolkos-etcd-ca", lifetime)?;
         let server = Leaf { user: "kube-apiserver", groups: &[], names: &all_names };
         let etcd_server = Leaf { user: "etcd", groups: &[], names: &all_names };
         let etcd_client = Leaf { user: "kube-apiserver-etcd-client", groups: &[], names: &[] };
@@ -124,6 +134,11 @@ impl Pki {
             cluster,
             etcd,
         })
+    }
+
+    /// Renews what is due of the directory: a server shows the next certificate once it is there.
+    pub fn renew(dir: &Path, lifetime: Duration) -> Result<(), PkiError> {
+        Self::open_for(dir, &[], lifetime).map(drop)
     }
 
     /// Opens a directory whose authority is there already: a mistyped path does not become a new cluster.
@@ -193,10 +208,17 @@ impl Pki {
         write_private(path, text.as_bytes())
     }
 
-    /// Writes a kubeconfig unless the one that is there leads to this server and its authority.
+    /// Writes a kubeconfig unless the one that is there leads to this server and its authority, and is not due to be
+    /// renewed.
     pub fn ensure_kubeconfig(&self, server: &str, user: &str, groups: &[&str], path: &Path) -> Result<(), PkiError> {
         let _lock = files::lock(&self.dir)?;
-        let leads = |there: Kubeconfig| there.server == server && there.ca_pem == self.cluster.cert_pem;
+        let now = diolkos_api::now().as_second();
+        let lasts = |there: &Kubeconfig| {
+            let life = there.client_cert_pem.as_deref().map(Life::of);
+            life.is_none_or(|life| life.is_ok_and(|life| !life.is_due(now)))
+        };
+        let leads =
+            |there: Kubeconfig| there.server == server && there.ca_pem == self.cluster.cert_pem && lasts(&there);
         if Kubeconfig::load(path).is_ok_and(leads) {
             return Ok(());
         }
@@ -212,6 +234,11 @@ impl Pki {
         }
         Ok(path)
     }
+}
+
+/// How often to look whether certificates of this lifetime are due: at least twenty times in it.
+pub fn look_every(lifetime: Duration) -> Duration {
+    (lifetime / 20).clamp(Duration::from_secs(1), Duration::from_secs(60))
 }
 
 fn account_keys(dir: &Path) -> Result<AccountKeys, PkiError> {
@@ -243,7 +270,7 @@ struct Leaf<'a> {
     names: &'a [String],
 }
 
-fn authority(dir: &Path, name: &str, subject: &str) -> Result<Authority, PkiError> {
+fn authority(dir: &Path, name: &str, subject: &str, lifetime: Duration) -> Result<Authority, PkiError> {
     let make = |cause| PkiError::Make { subject: subject.to_owned(), cause };
     let pair = files::load_pair(dir, name)?;
     let (key_pem, cert_pem) = match pair {
@@ -260,7 +287,7 @@ fn authority(dir: &Path, name: &str, subject: &str) -> Result<Authority, PkiErro
     let invalid = |cause: rcgen::Error| PkiError::Invalid { path: path.clone(), cause: cause.to_string() };
     let key = KeyPair::from_pem(&key_pem).map_err(invalid)?;
     let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(invalid)?;
-    Ok(Authority { cert_pem, issuer })
+    Ok(Authority { lifetime, cert_pem, issuer })
 }
 
 fn authority_params(subject: &str) -> Result<CertificateParams, rcgen::Error> {
@@ -275,7 +302,11 @@ fn authority_params(subject: &str) -> Result<CertificateParams, rcgen::Error> {
 
 fn leaf_file(dir: &Path, name: &str, authority: &Authority, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
     let identity = match files::load_pair(dir, name)? {
-        files::Pair::Whole { key_pem, cert_pem } => Identity { cert_pem, key_pem },
+        files::Pair::Whole { key_pem, cert_pem } => {
+            let present = Identity { cert_pem, key_pem };
+            let now = diolkos_api::now().as_second();
+            renew::renewed(dir, name, authority, &present, leaf, now)?.unwrap_or(present)
+        }
         pair => {
             let identity = issue(authority, leaf, pair.key())?;
             files::save_pair(dir, name, &identity.key_pem, &identity.cert_pem)?;
@@ -300,7 +331,7 @@ fn issue(authority: &Authority, leaf: &Leaf<'_>, key_pem: Option<&str>) -> Resul
     if !leaf.names.is_empty() {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }
-    set_lifetime(&mut params, LEAF_LIFETIME);
+    set_lifetime(&mut params, authority.lifetime);
     let key = key_pem.map_or_else(KeyPair::generate, KeyPair::from_pem).map_err(make)?;
     let cert = params.signed_by(&key, &authority.issuer).map_err(make)?;
     Ok(Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
@@ -308,7 +339,7 @@ fn issue(authority: &Authority, leaf: &Leaf<'_>, key_pem: Option<&str>) -> Resul
 
 fn set_lifetime(params: &mut CertificateParams, lifetime: Duration) {
     let now = SystemTime::now();
-    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_before = (now - CLOCK_SKEW.min(lifetime / 10)).into();
     params.not_after = (now + lifetime).into();
 }
 

@@ -1,6 +1,8 @@
 //! One TLS port for gRPC (h2) and REST (h2 and http/1.1): handshake, peer identity, connections, and a shutdown that
 //! lets watches end and requests finish.
 
+mod served;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
@@ -15,8 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -24,8 +26,9 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::pki::Identity;
 use crate::stack::User;
+
+pub(crate) use served::Served;
 
 /// Connections served at once; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 8192;
@@ -63,6 +66,11 @@ impl Shutdown {
 }
 
 impl Stop {
+    /// One more that hears of it.
+    pub(crate) fn shutdown(&self) -> Shutdown {
+        Shutdown(self.0.subscribe())
+    }
+
     pub(crate) fn begin(&self) {
         self.0.send_replace(true);
     }
@@ -78,7 +86,7 @@ pub(crate) struct Peer {
 
 /// TLS with the server's certificate. Client certificates are optional; one that another authority signed, or that
 /// has expired, ends the handshake.
-pub(crate) fn tls_config(ca_pem: &str, identity: &Identity) -> anyhow::Result<rustls::ServerConfig> {
+pub(crate) fn tls_config(ca_pem: &str, served: Arc<Served>) -> anyhow::Result<rustls::ServerConfig> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
@@ -87,12 +95,10 @@ pub(crate) fn tls_config(ca_pem: &str, identity: &Identity) -> anyhow::Result<ru
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()?;
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(served);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -23,7 +23,7 @@ pub mod view;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use diolkos_api::client::Client;
+use diolkos_api::client::connect_file;
 use diolkos_api::kubeconfig::Kubeconfig;
 use diolkos_api::lease::{told_to_stop, work};
 use ipnetwork::IpNetwork;
@@ -59,9 +59,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// The same, until `stop`.
 pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let mut settings = settings(&options)?;
-    let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
-    settings.root_ca.clone_from(&kubeconfig.ca_pem);
-    let client = Client::connect(&kubeconfig).context("the controllers cannot begin")?;
+    settings.root_ca = Kubeconfig::load(&options.kubeconfig)?.ca_pem;
+    let client = connect_file(&options.kubeconfig).context("the controllers cannot begin")?;
     info!(server = client.server(), cluster_cidrs = ?options.cluster_cidrs, "controllers");
     let authority = options.authority.map(Authority::new);
     let drive = || driver::drive(client.clone(), settings.clone(), authority.clone());

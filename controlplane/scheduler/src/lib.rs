@@ -10,8 +10,7 @@ mod waiting;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use diolkos_api::client::Client;
-use diolkos_api::kubeconfig::Kubeconfig;
+use diolkos_api::client::connect_file;
 use diolkos_api::lease::{told_to_stop, work};
 use tracing::info;
 
@@ -33,8 +32,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// The same, until `stop`.
 pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
-    let client = Client::connect(&kubeconfig).context("the scheduler cannot begin")?;
+    let client = connect_file(&options.kubeconfig).context("the scheduler cannot begin")?;
     info!(server = client.server(), "scheduler");
     work(&client, LEASE, options.leader_elect, stop, || driver::drive(client.clone())).await;
     Ok(())

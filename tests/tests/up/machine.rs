@@ -102,6 +102,14 @@ impl Machine {
         command.env("HOME", &self.directory).env_remove("KUBECONFIG");
         finish(&mut command, &[&["kubectl"], arguments].concat())
     }
+
+    /// Every file and link below a directory, by name.
+    pub(crate) fn files(&self, directory: &str) -> Result<Vec<String>> {
+        let listed = self.space.run(&["find", directory, "-mindepth", "1"])?;
+        let mut files: Vec<String> = listed.lines().map(str::to_owned).collect();
+        files.sort();
+        Ok(files)
+    }
 }
 
 /// Waits for a server to say something in its log, and fails at once when it has ended.

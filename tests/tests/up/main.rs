@@ -5,3 +5,4 @@
 mod alone;
 mod joining;
 mod machine;
+mod upkeep;

@@ -10,8 +10,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diolkos_api::client::Client;
-use diolkos_api::kubeconfig::Kubeconfig;
+use diolkos_api::client::{Client, connect_file};
 use futures::FutureExt;
 use ipnetwork::IpNetwork;
 use nix::fcntl::Flock;
@@ -89,8 +88,7 @@ impl Agent {
         let lock = node::lock(&options.state_dir).await?;
         let (state, questions) = state::channel();
         operator::serve(&options, &state).await?;
-        let kubeconfig = Kubeconfig::load(&options.kubeconfig)?;
-        let client = Client::connect(&kubeconfig)?;
+        let client = connect_file(&options.kubeconfig)?;
         let overlay_config = node::wait(&client, &options).await?;
         let overlay = Overlay::ensure(&overlay_config).await?;
         let clock = Clock::calibrate();

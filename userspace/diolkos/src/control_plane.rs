@@ -36,6 +36,9 @@ pub(crate) struct ApiserverArgs {
         value_name = "CIDR[,CIDR]"
     )]
     pub(crate) service_cidr: Vec<IpNetwork>,
+    /// How long the certificates that are made here are valid; they are renewed in the last third of it.
+    #[arg(long, default_value = "26280h", value_parser = crate::duration::parse, value_name = "DURATION")]
+    certificate_validity_period: Duration,
     /// Where the objects rest: in etcd, or in a file that this apiserver alone uses. Default: etcd; of `up` and `init`,
     /// `store.db` below --data-dir, unless --etcd-servers is given.
     #[arg(long, value_name = "etcd|file:PATH", value_parser = parse_store)]
@@ -156,6 +159,7 @@ pub(crate) fn apiserver_options(mut args: ApiserverArgs) -> anyhow::Result<diolk
         service_cidrs: args.service_cidr,
         store,
         security,
+        certificate_validity: args.certificate_validity_period,
     })
 }
 

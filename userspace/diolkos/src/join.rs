@@ -11,13 +11,13 @@ use diolkos_api::client::Client;
 use diolkos_api::kubeconfig::Kubeconfig;
 use diolkos_api::lease::told_to_stop;
 use diolkos_apiserver::pki::{make_private_dir, write_private};
-use diolkos_kubelet::certificate::{AGENT_SIGNER, KUBELET_SIGNER, Wish, obtain};
+use diolkos_kubelet::certificate::{Wish, obtain};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
 use crate::init::objects;
-use crate::node_side::{AGENTS, NODES, NodeArgs, NodeSide, agent_user, kubelet_user};
+use crate::node_side::{NodeArgs, NodeSide};
 use crate::progress::step;
 use crate::up::DATA_DIR;
 use crate::up::parts::Parts;
@@ -118,12 +118,12 @@ async fn join(args: JoinArgs) -> anyhow::Result<(NodeSide, PathBuf)> {
         );
     }
     make_private_dir(&args.data_dir)?;
-    let wish = Wish { signer: KUBELET_SIGNER, user: kubelet_user(&node.name), group: NODES };
+    let wish = Wish::of_kubelet(&node.name);
     let granted = obtain(&with_token, &wish).await.context("no certificate for the kubelet")?;
     let own = kubeconfig(&found, Some((granted.cert_pem, granted.key_pem)), None);
     let as_node = Client::connect(&own)?;
     step("kubelet", &format!("is {}", wish.user));
-    let wish = Wish { signer: AGENT_SIGNER, user: agent_user(&node.name), group: AGENTS };
+    let wish = Wish::of_agent(&node.name);
     let granted = obtain(&as_node, &wish).await.context("no certificate for the agent")?;
     step("agent", &format!("is {}", wish.user));
     let of_agent = kubeconfig(&found, Some((granted.cert_pem, granted.key_pem)), None);

@@ -13,6 +13,7 @@ mod node;
 mod node_side;
 mod pki;
 mod progress;
+mod reset;
 mod service;
 mod status;
 mod token;
@@ -49,6 +50,8 @@ enum Command {
     Node(Box<join::RunArgs>),
     /// Bootstrap tokens, with which machines join.
     Token(token::TokenArgs),
+    /// Removes from this machine what the commands above made there, and nothing else.
+    Reset(reset::ResetArgs),
     /// The API over etcd: gRPC and REST on one TLS port. The only component that talks to etcd.
     Apiserver(Box<control_plane::ApiserverArgs>),
     /// Gives pods to nodes: filter, score, bind.
@@ -89,6 +92,7 @@ fn main() -> anyhow::Result<()> {
             Command::Join(args) => join::run(*args).await,
             Command::Node(args) => join::run_node(*args).await,
             Command::Token(args) => token::run(args).await,
+            Command::Reset(args) => reset::run(args).await,
             Command::Apiserver(args) => control_plane::apiserver(*args).await,
             Command::Scheduler(args) => control_plane::scheduler(args).await,
             Command::ControllerManager(args) => control_plane::controller_manager(args).await,

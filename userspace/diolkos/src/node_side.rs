@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser};
+use diolkos_api::client::connect_file;
 use diolkos_apiserver::pki::Pki;
+use diolkos_kubelet::certificate::{Wish, keep};
 use ipnetwork::IpNetwork;
 
 use crate::node::{AgentArgs, KubeletArgs, agent_options, kubelet_options};
@@ -13,8 +15,8 @@ use crate::up::parts::Parts;
 use crate::{config, host};
 
 /// The groups that give a kubelet and an agent their rights.
-pub(crate) const NODES: &str = "system:nodes";
-pub(crate) const AGENTS: &str = "system:diolkos-agents";
+const NODES: &str = "system:nodes";
+const AGENTS: &str = "system:diolkos-agents";
 /// Where container runtimes look for plugins and networks.
 const CNI_BIN_DIR: &str = "/opt/cni/bin";
 const CNI_CONF_DIR: &str = "/etc/cni/net.d";
@@ -119,8 +121,18 @@ impl NodeSide {
 
     pub(crate) fn add_to(&self, parts: &mut Parts) -> anyhow::Result<()> {
         let kubelet = kubelet_options(Kubelet::try_parse_from(self.kubelet_argv())?.args);
-        let agent = agent_options(Agent::try_parse_from(self.agent_argv())?.args);
+        let options = agent_options(Agent::try_parse_from(self.agent_argv())?.args);
         parts.add("kubelet", |stop| diolkos_kubelet::run_until(kubelet, stop));
+        let (node, agent) = (self.kubelet_kubeconfig(), self.agent_kubeconfig());
+        let wish = Wish::of_agent(&self.name);
+        parts.add("certificates of the node", |stop| async move {
+            let client = connect_file(&node)?;
+            tokio::select! {
+                () = stop => Ok(()),
+                () = keep(client, agent, wish) => anyhow::bail!("the agent's kubeconfig has no certificate"),
+            }
+        });
+        let agent = options;
         parts.add("agent", |stop| diolkos_agent::run_until(agent, stop));
         Ok(())
     }
@@ -149,11 +161,11 @@ impl NodeSide {
     }
 }
 
-pub(crate) fn kubelet_user(node: &str) -> String {
+fn kubelet_user(node: &str) -> String {
     format!("system:node:{node}")
 }
 
-pub(crate) fn agent_user(node: &str) -> String {
+fn agent_user(node: &str) -> String {
     format!("system:diolkos:agent:{node}")
 }
 

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use diolkos_api::client::Client;
-use diolkos_api::kubeconfig::Kubeconfig;
+use diolkos_api::client::{Client, connect_file};
 use diolkos_api::lease::told_to_stop;
-use diolkos_apiserver::pki::{ADMIN_GROUP, ADMIN_USER, Pki, make_private_dir};
+use diolkos_apiserver::pki::{ADMIN_GROUP, ADMIN_USER, Pki, look_every, make_private_dir};
 use ipnetwork::IpNetwork;
 
 use crate::control_plane::{ApiserverArgs, ControllerArgs, Rest, apiserver_options};
@@ -129,6 +128,7 @@ pub(crate) async fn start_control_plane(mut args: ControlPlaneArgs) -> anyhow::R
     let options = apiserver_options(apiserver)?;
     let (cert_dir, address, service_cidrs) =
         (options.cert_dir.clone(), options.advertise_address, options.service_cidrs.clone());
+    let validity = options.certificate_validity;
     make_private_dir(&data_dir)?;
     step("certificates", &format!("in {}", cert_dir.display()));
     step("store", &store_text(&options.store));
@@ -136,21 +136,26 @@ pub(crate) async fn start_control_plane(mut args: ControlPlaneArgs) -> anyhow::R
     let endpoint = SocketAddr::new(address, server.address().port()).to_string();
     let url = format!("https://{endpoint}");
     step("apiserver", &format!("serves {url}"));
-    // Loading makes nothing: the server has made what was missing.
-    let pki = Pki::load(&cert_dir).context("cannot use the certificates")?;
+    // The server has made what was missing.
+    let pki = Pki::open_for(&cert_dir, &[], validity).context("cannot use the certificates")?;
     let admin = write_kubeconfig.unwrap_or_else(|| pki.path("admin.kubeconfig"));
     pki.ensure_kubeconfig(&url, ADMIN_USER, &[ADMIN_GROUP], &admin)?;
-    let client = Client::connect(&Kubeconfig::load(&admin)?)?;
+    let client = connect_file(&admin)?;
     let cidrs = [("service-cidr", joined(&service_cidrs)), ("cluster-cidr", joined(&controllers.cluster_cidr))];
     objects::ensure(&client, &url, pki.ca_pem(), &cidrs)
         .await
         .context("cannot make the objects of machines that join")?;
-    let [scheduler, manager] = COMPONENTS.map(|(user, file)| {
-        let path = data_dir.join(file);
-        pki.ensure_kubeconfig(&url, user, &[], &path).map(|()| path)
-    });
-    let (scheduler, manager) = (scheduler?, manager?);
+    let [scheduler, manager] = COMPONENTS.map(|(_, file)| data_dir.join(file));
+    let kubeconfigs = Kubeconfigs { url, admin: admin.clone(), data_dir: data_dir.clone() };
+    kubeconfigs.ensure(&pki)?;
     let mut parts = Parts::new(server);
+    let keep = kubeconfigs.keep(cert_dir, validity);
+    parts.add("certificates", |stop| async move {
+        tokio::select! {
+            () = stop => Ok(()),
+            never = keep => never,
+        }
+    });
     controllers.cluster_signing_cert_file.get_or_insert_with(|| pki.path("ca.crt"));
     controllers.cluster_signing_key_file.get_or_insert_with(|| pki.path("ca.key"));
     // With a store of its own there can be no second scheduler or controller manager to agree with.
@@ -162,6 +167,34 @@ pub(crate) async fn start_control_plane(mut args: ControlPlaneArgs) -> anyhow::R
     step("controllers", "run");
     let ca_pem = pki.ca_pem().to_owned();
     Ok(ControlPlane { parts, client, admin, ca_pem, endpoint, address, service_cidrs, data_dir, pki })
+}
+
+/// The kubeconfigs of the administrator and of the parts, renewed before they end. Who uses them follows the files.
+struct Kubeconfigs {
+    url: String,
+    admin: PathBuf,
+    data_dir: PathBuf,
+}
+
+impl Kubeconfigs {
+    fn ensure(&self, pki: &Pki) -> anyhow::Result<()> {
+        pki.ensure_kubeconfig(&self.url, ADMIN_USER, &[ADMIN_GROUP], &self.admin)?;
+        for (user, file) in COMPONENTS {
+            pki.ensure_kubeconfig(&self.url, user, &[], &self.data_dir.join(file))?;
+        }
+        Ok(())
+    }
+
+    async fn keep(self, cert_dir: PathBuf, validity: Duration) -> anyhow::Result<()> {
+        loop {
+            tokio::time::sleep(look_every(validity)).await;
+            if let Err(why) =
+                Pki::open_for(&cert_dir, &[], validity).map_err(Into::into).and_then(|pki| self.ensure(&pki))
+            {
+                tracing::error!(why = format!("{why:#}"), "the kubeconfigs cannot be renewed; trying again");
+            }
+        }
+    }
 }
 
 fn joined(networks: &[IpNetwork]) -> String {

@@ -1,9 +1,11 @@
 //! Client certificates that a node asks its cluster for.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use diolkos_api::client::{Client, Event, ListOptions, follow};
+use diolkos_api::kubeconfig::Kubeconfig;
 use futures::StreamExt as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
@@ -16,6 +18,11 @@ pub const KUBELET_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub const AGENT_SIGNER: &str = "diolkos.io/agent-client";
 /// How long an answer may take: the controllers may have to win their Lease first.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A renewal that failed is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// The longest sleep before the clock is looked at again: it may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Who a certificate is for, and who signs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +37,61 @@ pub struct Wish {
 pub struct Granted {
     pub cert_pem: String,
     pub key_pem: String,
+}
+
+impl Wish {
+    /// The node's own.
+    pub fn of_kubelet(node: &str) -> Self {
+        Self { signer: KUBELET_SIGNER, user: format!("system:node:{node}"), group: "system:nodes" }
+    }
+
+    /// That of the node's agent.
+    pub fn of_agent(node: &str) -> Self {
+        Self { signer: AGENT_SIGNER, user: format!("system:diolkos:agent:{node}"), group: "system:diolkos-agents" }
+    }
+}
+
+/// Renews the certificate of a kubeconfig before it ends, for ever. `client` is the node. Who uses the file follows it.
+pub async fn keep(client: Client, path: PathBuf, wish: Wish) {
+    loop {
+        let pause = match look(&client, &path, &wish).await {
+            Ok(Some(left)) => left.min(LONGEST_SLEEP),
+            // Somebody else's credentials, such as a token.
+            Ok(None) => return,
+            Err(why) => {
+                let (file, why) = (path.display(), format!("{why:#}"));
+                tracing::warn!(kubeconfig = %file, why, "the certificate cannot be renewed; trying again");
+                TRY_AGAIN
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Renews what is due; how long until it is. `None` when there is no certificate to renew.
+async fn look(client: &Client, path: &Path, wish: &Wish) -> anyhow::Result<Option<Duration>> {
+    let mut kubeconfig = Kubeconfig::load(path)?;
+    let Some(cert_pem) = &kubeconfig.client_cert_pem else { return Ok(None) };
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).context("the certificate is no PEM")?;
+    let validity = pem.parse_x509().context("the certificate cannot be read")?.validity().clone();
+    let due = due(validity.not_before.timestamp(), validity.not_after.timestamp(), &wish.user);
+    let left = due.saturating_sub(diolkos_api::now().as_second());
+    if let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) {
+        return Ok(Some(Duration::from_secs(left)));
+    }
+    let granted = obtain(client, wish).await?;
+    kubeconfig.client_cert_pem = Some(granted.cert_pem);
+    kubeconfig.client_key_pem = Some(granted.key_pem);
+    kubeconfig.save(path).with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!(kubeconfig = %path.display(), user = wish.user, "the certificate is renewed");
+    Ok(Some(TRY_AGAIN))
+}
+
+/// The second of renewal: when between 70 and 90 percent of the life are over, as kubelets do it. Where in between is
+/// a matter of the user's name, so that a cluster's nodes do not come all at once.
+fn due(begins: i64, ends: i64, user: &str) -> i64 {
+    let spread = user.bytes().fold(0_i64, |sum, byte| (sum * 31 + i64::from(byte)) % 201);
+    begins.saturating_add(ends.saturating_sub(begins).max(0).saturating_mul(700 + spread) / 1000)
 }
 
 /// Asks for a certificate for a new key, and waits for it to be approved and signed.
@@ -122,6 +184,14 @@ mod tests {
         assert_eq!(first.spec.signer_name, KUBELET_SIGNER);
         let pem = String::from_utf8(first.spec.request.0).unwrap();
         assert!(pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{pem}");
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_between_seventy_and_ninety_percent_of_its_life() {
+        let dues: Vec<i64> = (0..200).map(|node| due(1_000, 2_000, &format!("system:node:n{node}"))).collect();
+        assert!(dues.iter().all(|due| (1_700..=1_900).contains(due)), "{dues:?}");
+        assert!(dues.iter().collect::<std::collections::BTreeSet<_>>().len() > 20, "{dues:?}");
+        assert_eq!(due(1_000, 1_000, "n"), 1_000);
     }
 
     #[test]

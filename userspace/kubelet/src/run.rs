@@ -1,5 +1,6 @@
 //! Putting the parts together.
 
+use crate::certificate;
 use crate::cluster::Cluster;
 use crate::cluster::api::ApiCluster;
 use crate::desired::environment::Facts;
@@ -11,8 +12,7 @@ use crate::node::NodeHealth;
 use crate::runtime::Runtime;
 use crate::runtime::cri::Cri;
 use anyhow::Context as _;
-use diolkos_api::client::{Client, Event};
-use diolkos_api::kubeconfig::Kubeconfig;
+use diolkos_api::client::{Event, connect_file};
 use diolkos_api::quantity::Quantity;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -79,9 +79,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// The same, until `stop`.
 pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let path = options.kubeconfig.display().to_string();
-    let kubeconfig = Kubeconfig::load(&options.kubeconfig).with_context(|| format!("read the kubeconfig {path}"))?;
-    let client = Client::connect(&kubeconfig)?;
+    let client = connect_file(&options.kubeconfig)?;
+    let mut renewal = JoinSet::new();
+    let wish = certificate::Wish::of_kubelet(&options.node_name);
+    renewal.spawn(certificate::keep(client.clone(), options.kubeconfig.clone(), wish));
     let runtime = Cri::new(&options.runtime_endpoint)?;
     let settings = Settings {
         node_name: options.node_name,

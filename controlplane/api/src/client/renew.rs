@@ -4,8 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use super::{Client, Wire};
+use super::{Client, ConnectError, Wire};
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
+
+/// Why a kubeconfig file leads to no client.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
 
 /// How often a kubeconfig is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +39,7 @@ impl Current {
 }
 
 /// Connects as a kubeconfig file says, and follows the file: when it changes, calls are made as it says then.
-pub fn connect_file(path: &Path) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+pub fn connect_file(path: &Path) -> Result<Client, FileError> {
     let text = read(path)?;
     let client = Client::connect(&Kubeconfig::load(path)?)?;
     tokio::spawn(follow(path.to_owned(), text, Arc::downgrade(&client.wire.0), client.server.clone()));

@@ -51,7 +51,8 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         (params.key_usages, params.extended_key_usages) = usages(request.spec.usages.as_deref().unwrap_or_default());
-        params.not_before = (now - BACKDATE).into();
+        // A tenth at most, or a short life would be half over when it begins.
+        params.not_before = (now - BACKDATE.min(duration / 10)).into();
         params.not_after = (now + duration).min(ends).into();
         params.serial_number = None;
         // Nothing of the key but its presence matters here: it says that the request is whole.

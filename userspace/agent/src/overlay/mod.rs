@@ -20,6 +20,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use device::overlay_mac;
 pub use onlink::OnLink;
 pub use routes::{HostRoute, PresentRoute, RouteChanges, RouteError, RoutePlan, plan};
+pub use routes::{our_routes, remove_routes};
 
 use crate::options::Routing;
 use device::Wanted;

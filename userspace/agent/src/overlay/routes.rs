@@ -91,6 +91,23 @@ pub enum RouteError {
     Some { failed: usize, first: NetlinkError },
 }
 
+/// How many routes of ours there are, through whatever device.
+pub async fn our_routes(netlink: &Netlink) -> Result<usize, NetlinkError> {
+    Ok(netlink.routes(None).await?.iter().filter(|route| has_our_protocol(route)).count())
+}
+
+/// Removes all of them.
+pub async fn remove_routes(netlink: &Netlink) -> Result<(), NetlinkError> {
+    for route in netlink.routes(None).await?.into_iter().filter(has_our_protocol) {
+        netlink.delete_route(route, "delete a route of ours").await?;
+    }
+    Ok(())
+}
+
+fn has_our_protocol(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+}
+
 /// Makes our routes to other nodes exactly the desired ones; `overlay` is the overlay device, or 0. A route that fails
 /// does not keep the others from theirs.
 pub(super) async fn sync(
