@@ -286,6 +286,34 @@ fn kubectl_finds_mistakes_before_it_asks() {
     }
 }
 
+#[test]
+fn apply_on_the_server_owns_fields_and_asks_before_it_takes_others() {
+    let cluster = Cluster::start();
+    let file = cluster.write("server.yaml", DEPLOYMENT);
+    let file = file.to_str().unwrap();
+    let apply = |arguments: &[&str]| cluster.run(&[&["apply", "--server-side", "-f", file], arguments].concat());
+    let made = apply(&[]);
+    assert_eq!(text(&made.stdout), "deployment.apps/web serverside-applied\nservice/web serverside-applied\n");
+    let version = ["get", "deploy", "web", "-o", "jsonpath={.metadata.resourceVersion}"];
+    let before = cluster.ok(&version);
+    assert!(apply(&[]).status.success());
+    assert_eq!(cluster.ok(&version), before, "the same again writes nothing");
+    cluster.ok(&["scale", "deploy", "web", "--replicas=4"]);
+    let conflict = apply(&[]);
+    let told = text(&conflict.stderr);
+    assert!(
+        !conflict.status.success() && told.contains("Apply failed with 1 conflict: conflict with \"kubectl"),
+        "{told}"
+    );
+    assert!(told.contains(".spec.replicas"), "{told}");
+    assert!(apply(&["--force-conflicts"]).status.success());
+    let replicas = ["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"];
+    assert_eq!(cluster.ok(&replicas), "2");
+    assert!(apply(&["--field-manager=another"]).status.success(), "equal values have two owners");
+    let managers = cluster.ok(&["get", "svc", "web", "-o", "jsonpath={.metadata.managedFields[*].manager}"]);
+    assert_eq!(managers, "another kubectl");
+}
+
 /// An apiserver and a kubectl that talks to it.
 struct Cluster {
     binary: PathBuf,

@@ -129,3 +129,6 @@ fn merge(target: &mut Value, patch: &Value) {
 #[cfg(test)]
 #[path = "patch/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod model;
