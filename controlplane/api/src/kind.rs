@@ -1,5 +1,6 @@
 //! What the apiserver knows of each kind: a table that is built at run time, so that more rows can come later.
 
+mod prepare;
 mod registry;
 mod row;
 
@@ -18,6 +19,7 @@ mod claim;
 mod config;
 mod coordination;
 mod cron_job;
+pub mod custom;
 mod discovery;
 mod endpoints;
 mod event;
@@ -40,10 +42,12 @@ pub mod service;
 mod storage;
 mod workload;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use custom::Custom;
 
 use crate::selector::FieldSelector;
 use crate::status::{Failure, GroupResource, StatusCause};
@@ -86,6 +90,8 @@ pub struct Kind {
     /// Objects rest as another version or in another group, and change on their way out and in.
     conversion: Option<Conversion>,
     rules: Rules,
+    /// What a CustomResourceDefinition says of it.
+    custom: Option<Arc<Custom>>,
 }
 
 /// How the objects of a kind rest that is not the kind they rest as.
@@ -186,10 +192,6 @@ const IDLE: [(&str, &str, &str); 8] = [
 ];
 const NO_CONTROLLER: &str = "is kept, but no controller acts on it yet";
 
-/// `metadata` fields that only the server writes.
-const SERVER_FIELDS: [&str; 6] =
-    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
-
 impl Kind {
     /// "v1" or "apps/v1"
     pub fn api_version(&self) -> String {
@@ -235,7 +237,10 @@ impl Kind {
             fields.entry("kind").or_insert_with(|| self.kind.clone().into());
             fields.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         }
-        (self.rules.default)(object);
+        match &self.custom {
+            Some(custom) => custom.default(object),
+            None => (self.rules.default)(object),
+        }
     }
 
     /// Everything that is wrong with an object, with the field it is wrong in. `old` is what it replaces.
@@ -265,6 +270,10 @@ impl Kind {
             return causes.into_vec();
         }
         meta::validate(self, object, old, &mut causes);
+        if let Some(custom) = &self.custom {
+            custom.validate(object, &mut causes);
+            return causes.into_vec();
+        }
         match (self.rules.validate_part, old) {
             // A binding is the one change of a pod's node that is allowed.
             _ if part == "binding" => (self.rules.validate)(object, None, &mut causes),
@@ -289,6 +298,9 @@ impl Kind {
 
     /// The cells of an object's row, in the order of `columns`.
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        if let Some(custom) = &self.custom {
+            return custom.cells(object, now);
+        }
         let cells = |object: &Value| self.columns.iter().map(|column| (column.cell)(object, now)).collect();
         if !self.is_converted() {
             return cells(object);
@@ -307,94 +319,39 @@ impl Kind {
         warnings
     }
 
-    /// Drops what a writer may not set at creation, and sets what every new object has. Identity and time (`uid`,
-    /// `creationTimestamp`) are the caller's.
-    pub fn prepare_for_create(&self, object: &mut Value) {
-        let generation = self.generation;
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            for field in SERVER_FIELDS.iter().chain(&["resourceVersion"]) {
-                metadata.shift_remove(*field);
-            }
-            if generation {
-                metadata.insert("generation".into(), 1.into());
-            }
-        }
-        if let Some(status) = (self.rules.initial_status)(object) {
-            rule::set(object, "status", status);
-        }
+    /// What its definition says, for a kind that has one.
+    pub fn custom(&self) -> Option<&Arc<Custom>> {
+        self.custom.as_ref()
     }
 
-    /// Gives a new object its identity, and what follows from it.
-    pub fn identify(&self, object: &mut Value, uid: &str, created: &str) {
-        if let Some(metadata) = rule::object_at(object, "metadata") {
-            rule::set(metadata, "uid", uid);
-            rule::set(metadata, "creationTimestamp", created);
+    /// Name, type, format, description and priority of each column.
+    pub fn headers(&self) -> Vec<Value> {
+        if let Some(custom) = &self.custom {
+            return custom.headers();
         }
-        (self.rules.identified)(object);
+        let header = |column: &Column| {
+            json!({
+                "name": column.name,
+                "type": column.type_,
+                "format": column.format,
+                "description": column.description,
+                "priority": column.priority,
+            })
+        };
+        self.columns.iter().map(header).collect()
     }
 
-    /// Makes `new` a legal successor of `old`: what only the server or another subresource writes is taken from `old`.
-    /// `metadata.resourceVersion` is left as the writer sent it.
-    pub fn prepare_for_update(&self, new: &mut Value, old: &Value) {
-        for field in SERVER_FIELDS {
-            rule::copy_part(old, new, "metadata", field);
-        }
-        if self.subresource("status").is_some() {
-            rule::copy_field(old, new, "status");
-        }
-        if self.subresource("finalize").is_some() {
-            rule::copy_part(old, new, "spec", "finalizers");
-        }
-        (self.rules.carry_over)(new, old);
-        self.count_generation(new, old);
+    /// What every answer warns of; "" for nothing.
+    pub fn deprecation_warning(&self) -> &str {
+        self.custom.as_ref().map_or(self.deprecation, |custom| custom.deprecation())
     }
 
-    /// `metadata.generation` of what replaces `old`, also once admission has completed it.
-    pub fn count_generation(&self, new: &mut Value, old: &Value) {
-        if !self.generation {
-            return;
+    /// Takes out what a writer sent and the kind does not have: of custom kinds, what their schema does not name. Other
+    /// kinds keep every field.
+    pub fn prune(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            custom.prune(object);
         }
-        let differs = self.content_differs(new, old);
-        let generation = old["metadata"]["generation"].as_i64();
-        if let Some(metadata) = rule::object_at(new, "metadata") {
-            match generation {
-                _ if differs => rule::set(metadata, "generation", generation.unwrap_or(0) + 1),
-                Some(generation) => rule::set(metadata, "generation", generation),
-                None => {}
-            }
-        }
-    }
-
-    /// A write to a subresource: everything else stays as it was.
-    pub fn prepare_for_part_update(&self, part: &str, new: &mut Value, old: &Value) {
-        match part {
-            "status" => self.prepare_for_status_update(new, old),
-            "finalize" => self.prepare_for_finalize(new, old),
-            _ => {
-                let sent = std::mem::replace(new, old.clone());
-                rule::copy_part(&sent, new, "metadata", "resourceVersion");
-                (self.rules.write_part)(part, new, &sent);
-            }
-        }
-    }
-
-    /// A write to `status`: everything else stays as it was, but for labels and annotations of the kinds that allow it.
-    pub fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
-        let sent = std::mem::replace(new, old.clone());
-        rule::copy_field(&sent, new, "status");
-        rule::copy_part(&sent, new, "metadata", "resourceVersion");
-        rule::copy_part(&sent, new, "metadata", "managedFields");
-        if self.rules.status_writes_labels {
-            rule::copy_part(&sent, new, "metadata", "labels");
-            rule::copy_part(&sent, new, "metadata", "annotations");
-        }
-    }
-
-    /// A write to a namespace's `finalize`: only `spec.finalizers` changes.
-    pub fn prepare_for_finalize(&self, new: &mut Value, old: &Value) {
-        let sent = std::mem::replace(new, old.clone());
-        rule::copy_part(&sent, new, "spec", "finalizers");
-        rule::copy_part(&sent, new, "metadata", "resourceVersion");
     }
 
     /// Somebody still has to clean up before a deleted object may go: `metadata.finalizers`, and for namespaces
@@ -408,8 +365,11 @@ impl Kind {
     /// Whether every typed client can read what is about to rest. The other checks see to it, each in its words; one
     /// object that slipped through would stop all who list its kind.
     pub fn check_readable(&self, object: &Value) -> Result<(), Failure> {
-        (self.rules.readable)(object)
-            .map_err(|why| Failure::bad_request(format!("the {} cannot be kept: {why}", self.kind)))
+        let readable = match &self.custom {
+            Some(_) => Custom::readable(object),
+            None => (self.rules.readable)(object),
+        };
+        readable.map_err(|why| Failure::bad_request(format!("the {} cannot be kept: {why}", self.kind)))
     }
 
     /// The paths of the fields of an object that its kind does not have, as strict decoding refuses them.
@@ -432,12 +392,17 @@ impl Kind {
 
     /// `apiVersion` of the objects at rest.
     pub fn storage_api_version(&self) -> String {
-        self.conversion.map_or_else(|| self.api_version(), |conversion| conversion.api_version.to_owned())
+        match (&self.custom, self.conversion) {
+            (Some(custom), _) => custom.storage_api_version().to_owned(),
+            (None, Some(conversion)) => conversion.api_version.to_owned(),
+            (None, None) => self.api_version(),
+        }
     }
 
     /// Objects rest as another kind than this.
     pub fn is_converted(&self) -> bool {
-        self.conversion.is_some()
+        let rests_apart = |custom: &Arc<Custom>| custom.storage_api_version() != self.api_version();
+        self.conversion.is_some() || self.custom.as_ref().is_some_and(rests_apart)
     }
 
     /// From what clients of this kind send to what rests.
@@ -445,6 +410,8 @@ impl Kind {
         if let Some(conversion) = self.conversion {
             (conversion.to_storage)(object);
             rule::set(object, "apiVersion", conversion.api_version);
+        } else if self.custom.is_some() {
+            rule::set(object, "apiVersion", self.storage_api_version());
         }
     }
 
@@ -452,6 +419,8 @@ impl Kind {
     pub fn from_storage(&self, object: &mut Value) {
         if let Some(conversion) = self.conversion {
             (conversion.from_storage)(object);
+            rule::set(object, "apiVersion", self.api_version());
+        } else if self.custom.is_some() {
             rule::set(object, "apiVersion", self.api_version());
         }
     }
@@ -483,15 +452,9 @@ impl Kind {
     }
 
     fn decode(&self, object: &Value) -> Result<Vec<String>, String> {
-        (self.rules.decode)(object, self.rules.version)
-    }
-
-    fn content_differs(&self, new: &Value, old: &Value) -> bool {
-        let content = |object: &Value| -> HashMap<String, Value> {
-            let fields = object.as_object().into_iter().flatten();
-            let own = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
-            own.map(|(key, value)| (key.clone(), value.clone())).collect()
-        };
-        content(new) != content(old)
+        match &self.custom {
+            Some(custom) => custom.decode(object),
+            None => (self.rules.decode)(object, self.rules.version),
+        }
     }
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod admission;
 mod bootstrap;
 pub mod cache;
+mod definitions;
 mod encryption;
 mod grpc;
 mod handlers;
@@ -264,6 +265,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
     };
     bootstrap::begin(&handlers, advertised).await.context("cannot make the cluster's own objects")?;
     let follower = authorizer.follow(&cache).await.context("cannot read the roles")?;
+    let definitions = definitions::start(&handlers).await.context("cannot read the CustomResourceDefinitions")?;
     let grpc = tonic::service::Routes::new(grpc::service(handlers.clone())).into_axum_router();
     let layers = Layers { audit, authenticator, limits: Limits::new(users, metrics), authorizer };
     let router = stack::wrap(grpc.fallback_service(rest::routes(handlers.clone())), layers);
@@ -277,6 +279,7 @@ pub async fn serve_with(store: Arc<dyn Store>, pki: &Pki, settings: Settings) ->
             pki.apiserver().clone(),
             shutdown.clone(),
         )),
+        tokio::spawn(definitions.run(shutdown.clone())),
         tokio::spawn(handlers.admission.clone().keep(handlers.clone(), shutdown.clone())),
         tokio::spawn(bootstrap::keep(handlers, advertised, shutdown)),
     ];

@@ -143,10 +143,10 @@ struct Call<'a> {
 impl Call<'_> {
     /// The answer, with what every client of the kind should know.
     async fn answer(self, method: Method) -> Result<Response, Failure> {
-        let deprecation = self.kind().map_or("", |kind| kind.deprecation);
+        let deprecation = self.kind().map_or_else(|_| String::new(), |kind| kind.deprecation_warning().to_owned());
         let mut response = self.route(method).await?;
         if !deprecation.is_empty() {
-            respond::warn(&mut response, deprecation);
+            respond::warn(&mut response, &deprecation);
         }
         Ok(response)
     }

@@ -2,9 +2,10 @@
 //! apply, and the type of what is in it.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use diolkos_api::kind::Kind;
+use diolkos_api::kind::custom::Custom;
 use serde_json::Value;
 
 /// How a list of a strategic merge patch meets the list of the object.
@@ -113,16 +114,21 @@ pub(crate) fn field(kind: &str, field: &str) -> Field {
 pub(crate) enum Root {
     /// The name of its type in the tables.
     Known(String),
+    Custom(Arc<Custom>),
 }
 
 impl Root {
     pub(crate) fn of(kind: &Kind) -> Root {
+        if let Some(custom) = kind.custom() {
+            return Root::Custom(custom.clone());
+        }
         Root::Known(root(&kind.group, &kind.version, &kind.kind))
     }
 
     pub(crate) fn shape(&self) -> Shape<'_> {
         match self {
             Root::Known(name) => Shape::Known(name, Field::default()),
+            Root::Custom(custom) => Shape::Custom { schema: custom.schema(), embedded: true },
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use diolkos_api::client::{Api, Client, DeleteOptions, Resource};
-use diolkos_api::kind::{Kind, Registry};
+use diolkos_api::kind::{Kind, Registry, custom};
 use diolkos_api::status::Failure;
 use diolkos_api::wire;
 use futures::future::join_all;
@@ -13,6 +13,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::Value;
 
 use crate::certificates::{self, Authority};
 use crate::object::{Action, Key, KindName, Object, Target};
@@ -243,9 +244,13 @@ async fn uid<K: Resource>(client: &Client, key: &Key) -> Result<Option<String>, 
 /// What is left in a namespace, if anything is. What no controller looks at is deleted here, kind by kind.
 async fn anything_in(client: &Client, namespace: &str) -> Result<Option<String>, Failure> {
     let mut left = None;
-    for key in collections(namespace) {
-        if count(client, &key).await? == 0 {
-            continue;
+    let registry = all_kinds(client).await?;
+    for key in collections(&registry, namespace) {
+        match count(client, &key).await {
+            Ok(0) => continue,
+            // A definition went meanwhile, and its objects with it.
+            Err(failure) if failure.is_not_found() => continue,
+            counted => drop(counted?),
         }
         let request = wire::DeleteRequest { key: Some(key.clone()), ..wire::DeleteRequest::default() };
         let mut deleted = client.raw().delete_collection(request).await.map_err(Failure::from_grpc)?.into_inner();
@@ -260,10 +265,9 @@ async fn anything_in(client: &Client, namespace: &str) -> Result<Option<String>,
 }
 
 /// Every collection of a namespace whose objects are kept, in the storage version of each.
-fn collections(namespace: &str) -> Vec<wire::Key> {
-    let registry = Registry::builtin();
+fn collections(registry: &Registry, namespace: &str) -> Vec<wire::Key> {
     let kept = registry.all().filter(|kind| kind.namespaced && kind.stored && !kind.is_converted());
-    let key = |kind: &Arc<Kind>| wire::Key {
+    let key = |kind: Arc<Kind>| wire::Key {
         group: kind.group.clone(),
         version: kind.version.clone(),
         plural: kind.plural.clone(),
@@ -271,6 +275,30 @@ fn collections(namespace: &str) -> Vec<wire::Key> {
         ..wire::Key::default()
     };
     kept.map(key).collect()
+}
+
+/// The kinds that there are, those of CustomResourceDefinitions among them.
+async fn all_kinds(client: &Client) -> Result<Registry, Failure> {
+    let registry = Registry::builtin();
+    let key = wire::Key {
+        group: "apiextensions.k8s.io".into(),
+        version: "v1".into(),
+        plural: "customresourcedefinitions".into(),
+        ..wire::Key::default()
+    };
+    let request = wire::ListRequest { key: Some(key), omit_managed_fields: true, ..wire::ListRequest::default() };
+    let mut pages = client.raw().list(request).await.map_err(Failure::from_grpc)?.into_inner();
+    let mut kinds = Vec::new();
+    while let Some(page) = pages.message().await.map_err(Failure::from_grpc)? {
+        for object in page.items {
+            let definition: Value = serde_json::from_slice(&object.json).map_err(Failure::internal)?;
+            if custom::is_established(&definition) {
+                kinds.extend(custom::kinds(&definition).into_iter().filter(|kind| !kind.verbs.is_empty()));
+            }
+        }
+    }
+    registry.set_custom(kinds.into_iter().map(Arc::new).collect());
+    Ok(registry)
 }
 
 async fn count(client: &Client, key: &wire::Key) -> Result<usize, Failure> {
@@ -299,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_namespace_is_emptied_of_every_kind_that_is_kept_in_one() {
-        let all = collections("team");
+        let all = collections(&Registry::builtin(), "team");
         let plurals: Vec<&str> = all.iter().map(|key| key.plural.as_str()).collect();
         for plural in ["secrets", "events", "persistentvolumeclaims", "cronjobs", "rolebindings", "pods"] {
             assert_eq!(plurals.iter().filter(|own| **own == plural).count(), 1, "{plural}");

@@ -3,7 +3,8 @@
 use super::{Column, Kind, Rules, Subresource, strict};
 
 /// The verbs of most kinds.
-const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(super) const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// The verbs of most subresources.
 pub(super) const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
@@ -45,6 +46,7 @@ where
         deprecation: "",
         conversion: None,
         rules,
+        custom: None,
     }
 }
 

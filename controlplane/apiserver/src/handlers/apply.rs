@@ -1,5 +1,6 @@
 //! Server-side apply: what a patch of type apply does, to an object that is there or to none.
 
+use diolkos_api::kind::Kind;
 use diolkos_api::status::{Failure, StatusCause};
 use diolkos_api::wire;
 use serde_json::{Map, Value};
@@ -49,7 +50,7 @@ impl Handlers {
             check_absent(&target, &application.config)?;
             let key = request.key.clone().unwrap_or_default();
             self.authorize_unknown(caller, "create", &key)?;
-            let object = self.merged(None, &application)?;
+            let object = self.merged(&target.kind, None, &application)?;
             let warnings = application.warnings.clone();
             let creation = Creation { warnings, dry_run: request.dry_run, tracking: None };
             let target = Target { verb: "create", ..target.whole() };
@@ -67,17 +68,17 @@ impl Handlers {
         let place = if target.subresource == "scale" { &whole } else { target };
         let mut applied = self
             .change(target, application.dry_run, |current| {
-                let new = self.merged(Some(&current.object), application)?;
+                let new = self.merged(&target.kind, Some(&current.object), application)?;
                 warnings = target.kind.warnings(&new);
                 replace(place, &new, current, None)
             })
             .await?;
         applied.warnings.extend(application.warnings.iter().cloned().chain(warnings));
-        if target.subresource == "scale" { Self::scale_of_reply(&applied) } else { target.serve(applied) }
+        if target.subresource == "scale" { Self::scale_of_reply(&target.kind, &applied) } else { target.serve(applied) }
     }
 
     /// What the configuration makes of what is there.
-    fn merged(&self, live: Option<&Value>, application: &Application) -> Result<Value, Failure> {
+    fn merged(&self, kind: &Kind, live: Option<&Value>, application: &Application) -> Result<Value, Failure> {
         let Application { config, tracking, force, .. } = application;
         let configuration = Configuration { object: config, write: tracking.write(), force: *force };
         let mut new = managed::apply(live, &configuration).map_err(|refusal| {
@@ -85,7 +86,7 @@ impl Handlers {
             failure(refusal)
         })?;
         patch::check_depth(&new)?;
-        body::drop_nulls(&mut new);
+        body::drop_nulls_of(kind, &mut new);
         Ok(new)
     }
 }
@@ -99,6 +100,7 @@ fn application(target: &Target, caller: &Caller, request: &wire::PatchRequest) -
         config = scale::configuration(&target.kind, &config)?;
     } else {
         warnings = body::check_fields(&target.served, &config, duplicates, validation)?;
+        target.served.prune(&mut config);
         target.served.to_storage(&mut config);
     }
     config["metadata"]["name"] = target.name.clone().into();

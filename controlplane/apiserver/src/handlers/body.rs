@@ -195,6 +195,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
+/// [`drop_nulls`] of an object. Pruning does it for custom kinds, whose schema may allow nulls.
+pub(super) fn drop_nulls_of(kind: &Kind, object: &mut Value) {
+    if kind.custom().is_none() {
+        drop_nulls(object);
+    } else if let Some(metadata) = object.get_mut("metadata") {
+        drop_nulls(metadata);
+    }
+}
+
 /// Drops entries of maps that are null: a null is a field that is not set.
 pub(super) fn drop_nulls(value: &mut Value) {
     match value {

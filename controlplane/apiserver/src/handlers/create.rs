@@ -51,7 +51,7 @@ impl Handlers {
         let validation = FieldValidation::parse(&request.field_validation)?;
         check_manager("CreateOptions", &request.field_manager)?;
         let (mut object, warnings) = body::parse(&target.served, &request.json, validation)?;
-        body::drop_nulls(&mut object);
+        body::drop_nulls_of(&target.served, &mut object);
         to_storage(&target, &mut object);
         let tracking = Tracking::of(&target, caller, &request.field_manager);
         let creation = Creation { warnings, dry_run: request.dry_run, tracking: Some(tracking) };
@@ -66,6 +66,9 @@ impl Handlers {
         mut object: Value,
         creation: Creation,
     ) -> Result<wire::Object, Failure> {
+        if target.kind.custom().is_some_and(|custom| custom.is_terminating()) {
+            return Err(Failure::method_not_allowed());
+        }
         let Creation { mut warnings, dry_run, tracking } = creation;
         settle_namespace(&target, &mut object)?;
         let prefix = settle_name(&mut target, &mut object)?;

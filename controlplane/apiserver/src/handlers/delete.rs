@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::transaction::{Current, Edit};
 use super::{Caller, Handlers, Listing, Target, rfc3339};
+use crate::definitions;
 
 /// Grace of a pod that does not say how long it wants, in seconds.
 const DEFAULT_GRACE: i64 = 30;
@@ -108,7 +109,11 @@ fn options(request: &wire::DeleteRequest) -> Result<Options, Failure> {
 }
 
 fn edit(target: &Target, options: &Options, current: &Current) -> Result<Edit, Failure> {
-    let object = &current.object;
+    let mut object = current.object.clone();
+    if target.kind.group == definitions::GROUP && target.kind.plural == definitions::PLURAL {
+        definitions::mark(&mut object);
+    }
+    let object = &object;
     let is_namespace = target.kind.kind == "Namespace" && target.kind.group.is_empty();
     check_preconditions(target, options, object)?;
     let grace = grace(&target.kind, object, options.grace);

@@ -47,7 +47,7 @@ impl Handlers {
         let object = self.cache.get(&target.key(), freshness).await?.ok_or_else(|| target.not_found())?;
         let json = if request.omit_managed_fields { object.lean() } else { object.bytes.clone() };
         let object = wire::Object { json, resource_version: object.revision, warnings: Vec::new() };
-        if target.subresource == "scale" { Self::scale_of_reply(&object) } else { target.serve(object) }
+        if target.subresource == "scale" { Self::scale_of_reply(&target.kind, &object) } else { target.serve(object) }
     }
 
     pub(crate) async fn list(&self, caller: &Caller, request: wire::ListRequest) -> Result<Listing, Failure> {

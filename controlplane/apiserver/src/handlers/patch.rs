@@ -15,6 +15,10 @@ use crate::patch::Patch;
 /// What a patch may not change: which object it is.
 const IDENTITY: [&str; 5] = ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace", "/metadata/uid"];
 
+/// How custom objects are patched.
+const CUSTOM_PATCHES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
 impl Handlers {
     pub(crate) async fn patch(&self, caller: &Caller, request: wire::PatchRequest) -> Result<Patched, Failure> {
         let target = self.target(caller, "patch", request.key.clone(), true)?;
@@ -23,6 +27,10 @@ impl Handlers {
         check_patch_options(applies, &request.field_manager, request.force)?;
         if applies {
             return self.apply(caller, target, &request).await;
+        }
+        if request.r#type() == Type::StrategicMerge && target.kind.custom().is_some() {
+            // Nothing says how the lists of custom objects would merge.
+            return Err(Failure::unsupported_media_type(CUSTOM_PATCHES));
         }
         let patch = Patch::parse(request.r#type(), &request.patch)?;
         let tracking = Tracking::of(&target, caller, &request.field_manager);
@@ -39,7 +47,7 @@ impl Handlers {
                 let applied = patch.apply(&target.served, &target.name, &mut new);
                 fits = applied.is_ok();
                 applied?;
-                body::drop_nulls(&mut new);
+                body::drop_nulls_of(&target.served, &mut new);
                 check_identity(&target, &new, &old)?;
                 warnings = body::check_fields(&target.served, &new, Vec::new(), validation)?;
                 to_storage(&target, &mut new);

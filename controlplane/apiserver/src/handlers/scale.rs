@@ -14,9 +14,9 @@ use crate::patch::Patch;
 
 impl Handlers {
     /// The scale of a served object.
-    pub(super) fn scale_of_reply(object: &wire::Object) -> Result<wire::Object, Failure> {
+    pub(super) fn scale_of_reply(kind: &Kind, object: &wire::Object) -> Result<wire::Object, Failure> {
         let object_value: Value = serde_json::from_slice(&object.json).map_err(Failure::internal)?;
-        Ok(reply(&scale_of(&object_value), object.resource_version, object.warnings.clone()))
+        Ok(reply(&scale_of(kind, &object_value), object.resource_version, object.warnings.clone()))
     }
 
     pub(super) async fn update_scale(
@@ -30,7 +30,7 @@ impl Handlers {
         let tracking = Tracking::of(target, caller, &request.field_manager);
         let changed =
             self.change(target, request.dry_run, |current| set_scale(target, &scale, current, &tracking)).await?;
-        Self::scale_of_reply(&changed)
+        Self::scale_of_reply(&target.kind, &changed)
     }
 
     pub(super) async fn patch_scale(
@@ -42,23 +42,30 @@ impl Handlers {
     ) -> Result<wire::Object, Failure> {
         let changed = self
             .change(target, dry_run, |current| {
-                let mut scale = scale_of(&current.object);
+                let mut scale = scale_of(&target.kind, &current.object);
                 patch.apply(&target.kind, &target.name, &mut scale)?;
                 set_scale(target, &scale, current, tracking)
             })
             .await?;
-        Self::scale_of_reply(&changed)
+        Self::scale_of_reply(&target.kind, &changed)
     }
 }
 
 fn set_scale(target: &Target, scale: &Value, current: &Current, tracking: &Tracking) -> Result<Edit, Failure> {
     let mut new = current.object.clone();
-    new["spec"]["replicas"] = replicas_of(scale)?.into();
+    write_replicas(&target.kind, &mut new, replicas_of(scale)?);
     let version = &scale["metadata"]["resourceVersion"];
     if version.is_string() {
         new["metadata"]["resourceVersion"] = version.clone();
     }
     replace(&target.whole(), &new, current, Some(tracking))
+}
+
+fn write_replicas(kind: &Kind, object: &mut Value, replicas: i64) {
+    match kind.custom().and_then(|custom| custom.scale()) {
+        Some(paths) => paths.write(object, replicas),
+        None => object["spec"]["replicas"] = replicas.into(),
+    }
 }
 
 fn replicas_of(scale: &Value) -> Result<i64, Failure> {
@@ -79,12 +86,20 @@ pub(super) fn configuration(kind: &Kind, scale: &Value) -> Result<Value, Failure
         }
     }
     if !scale["spec"]["replicas"].is_null() {
-        config["spec"] = json!({"replicas": replicas_of(scale)?});
+        write_replicas(kind, &mut config, replicas_of(scale)?);
     }
     Ok(config)
 }
 
-fn scale_of(object: &Value) -> Value {
+fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let (wanted, present, selector) = match kind.custom().and_then(|custom| custom.scale()) {
+        Some(paths) => paths.read(object),
+        None => (
+            object["spec"]["replicas"].clone(),
+            object["status"]["replicas"].as_i64().unwrap_or(0),
+            selector_text(&object["spec"]["selector"]),
+        ),
+    };
     let metadata = &object["metadata"];
     let mut scale = json!({
         "kind": "Scale",
@@ -96,10 +111,10 @@ fn scale_of(object: &Value) -> Value {
             "resourceVersion": metadata["resourceVersion"],
             "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": {"replicas": object["spec"]["replicas"]},
+        "spec": {"replicas": wanted},
         "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
+            "replicas": present,
+            "selector": selector,
         },
     });
     body::drop_nulls(&mut scale);

@@ -21,7 +21,7 @@ impl Handlers {
         }
         let (mut sent, mut warnings) = body::parse(&target.served, &request.json, validation)?;
         check_address(&target, &sent)?;
-        body::drop_nulls(&mut sent);
+        body::drop_nulls_of(&target.served, &mut sent);
         to_storage(&target, &mut sent);
         warnings.extend(target.kind.warnings(&sent));
         let tracking = Tracking::of(&target, caller, &request.field_manager);
@@ -34,6 +34,7 @@ impl Handlers {
 
 /// Makes what a client sent an object as it rests.
 pub(super) fn to_storage(target: &Target, object: &mut Value) {
+    target.served.prune(object);
     if target.served.is_converted() {
         target.served.default(object);
         target.served.to_storage(object);

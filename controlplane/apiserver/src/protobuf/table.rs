@@ -105,6 +105,10 @@ mod tests {
     #[test]
     fn every_kind_that_is_served_can_be_read() {
         for kind in diolkos_api::kind::Registry::builtin().all() {
+            if kind.group == crate::definitions::GROUP {
+                // Clients send definitions as JSON: Kubernetes' table has no types of that group.
+                continue;
+            }
             let name = super::super::type_name(&kind.api_version(), &kind.kind);
             assert!(find(&name).is_some(), "{name}");
         }

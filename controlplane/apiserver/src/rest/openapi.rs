@@ -117,7 +117,8 @@ impl OpenApi {
     }
 
     fn make(&self) -> Result<Arc<Documents>, Failure> {
-        let kinds: Vec<&Kind> = self.registry.all().map(|kind| &**kind).collect();
+        let all: Vec<Arc<Kind>> = self.registry.all().collect();
+        let kinds: Vec<&Kind> = all.iter().map(|kind| &**kind).collect();
         let print = fingerprint(&kinds);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = made.as_ref().filter(|made| made.print == print) {

@@ -36,16 +36,7 @@ fn with_rows(columns: Value, rows: Vec<Value>, metadata: Value) -> Value {
 }
 
 fn definitions(kind: &Kind) -> Value {
-    let column = |column: &diolkos_api::kind::Column| {
-        json!({
-            "name": column.name,
-            "type": column.type_,
-            "format": column.format,
-            "description": column.description,
-            "priority": column.priority,
-        })
-    };
-    kind.columns.iter().map(column).collect()
+    kind.headers().into()
 }
 
 /// The row of one object.

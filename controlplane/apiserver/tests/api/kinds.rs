@@ -90,7 +90,8 @@ async fn an_object_of_every_kind_is_created_read_listed_replaced_and_deleted() {
     let server = Server::start().await;
     let rest = server.admin_rest();
     let rows = served(&rest).await;
-    for mut object in objects() {
+    // The server itself writes on a definition at once, and deletes it in its own time: see `crd`.
+    for mut object in objects().into_iter().filter(|object| object["kind"] != "CustomResourceDefinition") {
         object["futureField"] = json!({"z": 1, "a": [2]});
         let path = collection(&rows, &object);
         let created = rest.post(&path, &object).await;

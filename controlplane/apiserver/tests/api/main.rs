@@ -7,6 +7,7 @@ mod addresses;
 mod admission;
 mod apply;
 mod concurrency;
+mod crd;
 mod crud;
 mod deletion;
 mod discovery;

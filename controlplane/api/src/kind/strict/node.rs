@@ -103,7 +103,7 @@ fn probed<T>(asked: Result<T, Mismatch>) -> String {
 impl<'de> Deserializer<'de> for Node<'de, '_> {
     type Error = Mismatch;
 
-    /// Numbers or texts; nothing else of the API has no fixed type.
+    /// Numbers or texts, and in schemas of definitions a schema, a list of them, or a truth.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.value {
             _ if self.probe => self.mismatch("intstr.IntOrString"),
@@ -115,9 +115,16 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
                 Err(Mismatch(format!("json: cannot unmarshal number {number} into Go value of type int32")))
             }
             Value::Null => visitor.visit_i64(0),
-            Value::Bool(_) => Err(Mismatch("json: cannot unmarshal bool into Go value of type int32".into())),
-            Value::Array(_) => Err(Mismatch("json: cannot unmarshal array into Go value of type int32".into())),
-            Value::Object(_) => Err(Mismatch("json: cannot unmarshal object into Go value of type int32".into())),
+            Value::Bool(truth) => visitor.visit_bool(*truth).map_err(|own: Mismatch| own.or_number("bool")),
+            Value::Array(items) => {
+                let items = Items { items: items.iter().enumerate(), state: self.state, owner: self.owner };
+                visitor.visit_seq(items).map_err(|own: Mismatch| own.or_number("array"))
+            }
+            Value::Object(entries) => {
+                let entries = entries.iter();
+                let fields = Fields { entries, state: self.state, owner: self.owner, known: None, value: None };
+                visitor.visit_map(fields).map_err(|own: Mismatch| own.or_number("object"))
+            }
         }
     }
 
@@ -236,6 +243,16 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
 
     forward_to_deserialize_any! {
         i8 i16 i128 u8 u16 u32 u64 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct enum identifier
+    }
+}
+
+impl Mismatch {
+    /// A type that takes no `found` at all is a number or a text, and Kubernetes tells of the number.
+    fn or_number(self, found: &str) -> Mismatch {
+        if self.0.starts_with("invalid type") {
+            return Mismatch(format!("json: cannot unmarshal {found} into Go value of type int32"));
+        }
+        self
     }
 }
 
