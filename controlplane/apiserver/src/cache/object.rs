@@ -35,10 +35,47 @@ enum Facts {
     Broken,
 }
 
-#[derive(Debug, Default)]
+/// Texts in one piece: each object has them, and a map of strings takes more memory than what it holds.
+#[derive(Debug)]
 struct Selectable {
-    labels: BTreeMap<String, String>,
-    fields: Vec<(&'static str, String)>,
+    /// Name and value of each label, then the value of each field.
+    text: Box<str>,
+    /// Where each of them ends in `text`.
+    ends: Box<[u32]>,
+    /// The paths of the fields.
+    fields: Box<[&'static str]>,
+}
+
+impl Selectable {
+    /// `None` when they are longer than any object is.
+    fn new(labels: &BTreeMap<String, String>, fields: &[(&'static str, String)]) -> Option<Self> {
+        let labels = labels.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+        let parts: Vec<&str> = labels.chain(fields.iter().map(|(_, value)| value.as_str())).collect();
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.len();
+            Some(u32::try_from(*end).ok())
+        });
+        Some(Self {
+            ends: ends.collect::<Option<_>>()?,
+            text: parts.concat().into(),
+            fields: fields.iter().map(|(path, _)| *path).collect(),
+        })
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        let labels = (self.ends.len() - self.fields.len()) / 2;
+        (0..labels).find(|label| self.part(label * 2) == name).map(|label| self.part(label * 2 + 1))
+    }
+
+    fn field(&self, path: &str) -> Option<&str> {
+        let field = self.fields.iter().position(|known| *known == path)?;
+        Some(self.part(self.ends.len() - self.fields.len() + field))
+    }
+
+    fn part(&self, index: usize) -> &str {
+        let end = |index: usize| self.ends[index] as usize;
+        &self.text[index.checked_sub(1).map_or(0, end)..end(index)]
+    }
 }
 
 impl Object {
@@ -81,7 +118,7 @@ impl Object {
     /// The value of a label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.selectable()?.labels.get(key).map(String::as_str)
+        self.selectable()?.label(key)
     }
 
     /// The value of a selectable field; `metadata.name` and `metadata.namespace` ("" at the cluster scope) always are.
@@ -91,7 +128,7 @@ impl Object {
         match path {
             "metadata.name" => Some(self.name()),
             "metadata.namespace" => Some(self.namespace()),
-            _ => self.selectable()?.fields.iter().find(|(known, _)| *known == path).map(|(_, value)| value.as_str()),
+            _ => self.selectable()?.field(path),
         }
     }
 
@@ -148,10 +185,10 @@ fn selectable(value: &[u8], fields: &[SelectableField]) -> Option<Selectable> {
     const LABELS: &str = "metadata.labels";
     let paths: Vec<&str> = fields.iter().map(|field| field.path).chain([LABELS]).collect();
     let mut pruned = json::prune(value, &paths)?;
-    let labels = match pruned.pointer_mut("/metadata/labels").map(Value::take) {
+    let labels: BTreeMap<String, String> = match pruned.pointer_mut("/metadata/labels").map(Value::take) {
         None | Some(Value::Null) => BTreeMap::new(),
         Some(labels) => serde_json::from_value(labels).ok()?,
     };
-    let fields = fields.iter().map(|field| (field.path, (field.value)(&pruned))).collect();
-    Some(Selectable { labels, fields })
+    let fields: Vec<(&'static str, String)> = fields.iter().map(|field| (field.path, (field.value)(&pruned))).collect();
+    Selectable::new(&labels, &fields)
 }
