@@ -17,6 +17,9 @@ pub(super) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
+/// Any value, which the types of k8s-openapi call an object.
+const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
+
 pub(super) type Schemas = BTreeMap<String, Value>;
 
 /// The name of a kind's type.
@@ -44,6 +47,9 @@ pub(super) fn name_of(group: &str, version: &str, kind: &str) -> String {
 /// All types that these kinds and the operations on them need.
 pub(super) fn all(kinds: &[&Kind]) -> Result<Schemas, Failure> {
     let mut schemas: Schemas = serde_json::from_str(DEFINITIONS).map_err(Failure::internal)?;
+    if let Some(any) = schemas.get_mut(JSON).and_then(Value::as_object_mut) {
+        any.shift_remove("type");
+    }
     for kind in kinds {
         let about = json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
         let schema = schemas.entry(name(kind)).or_insert_with(|| unknown(kind));
